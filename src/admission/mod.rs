@@ -1,0 +1,137 @@
+//! Admission: request → review → kind → inject → response.
+//!
+//! One prologue for all webhooks: decode, decide, count, answer. Nothing here calls the API server,
+//! waits, or has a side effect, so a dry run is answered like any other request. No object under
+//! review is logged at any level.
+
+mod inject;
+mod kind;
+mod namespace;
+mod pod;
+mod review;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tracing::{Span, debug, field::Empty, info, info_span};
+
+pub use review::ReviewError;
+
+use self::{
+    inject::{CertsView, inject},
+    kind::Kind,
+    review::{Decision, Request, Verdict},
+};
+use crate::{
+    config::Config,
+    snapshot::SharedSnapshot,
+    telemetry::metrics::{AdmissionLabels, Metrics, WebhookLabels},
+};
+
+/// Answers admission reviews from memory.
+#[derive(Clone)]
+pub struct Admission {
+    config: Arc<Config>,
+    snapshot: SharedSnapshot,
+    metrics: Metrics,
+}
+
+/// The webhooks that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    /// Injects certificates into runner pods.
+    MutatePods,
+    /// Warns when a runner namespace is created without a source.
+    MutateNamespaces,
+}
+
+impl Webhook {
+    /// The webhook as metric label and log field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MutatePods => "mutate-pods",
+            Self::MutateNamespaces => "mutate-namespaces",
+        }
+    }
+}
+
+impl Admission {
+    /// Admission by this configuration and what the watches publish.
+    pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, metrics: Metrics) -> Self {
+        Self { config, snapshot, metrics }
+    }
+
+    /// Answers one review, or says why it could not be read.
+    ///
+    /// # Errors
+    /// The error that reading the body gave, or that the body is not a v1 `AdmissionReview`.
+    pub fn answer(&self, webhook: Webhook, body: Result<Bytes, ReviewError>) -> Result<Vec<u8>, ReviewError> {
+        let started = Instant::now();
+        let span = info_span!(
+            "admission",
+            webhook = webhook.as_str(),
+            uid = Empty,
+            namespace = Empty,
+            name = Empty,
+            decision = Empty,
+            reason = Empty,
+            latency_seconds = Empty,
+        );
+        let _entered = span.enter();
+
+        let mut outcome = ("error", "");
+        let answer = body.and_then(|body| Request::read(&body)).and_then(|request| {
+            span.record("uid", &request.uid).record("namespace", &request.namespace);
+            span.record("name", request.display_name());
+            let decision = self.decide(webhook, &request);
+            outcome = (decision.word(), decision.reason);
+            decision.write(&request.uid)
+        });
+        if let Err(error) = &answer {
+            outcome = ("error", error.reason());
+        }
+        self.account(webhook, outcome, started, &span);
+        match &answer {
+            Err(error) => info!(%error, "review refused"),
+            Ok(_) if outcome.0 == "denied" => info!("denied"),
+            Ok(_) => debug!("answered"),
+        }
+        answer
+    }
+
+    fn decide(&self, webhook: Webhook, request: &Request) -> Decision {
+        match webhook {
+            Webhook::MutatePods if request.creates("Pod") => self.pod(request),
+            Webhook::MutateNamespaces if request.creates("Namespace") => {
+                namespace::review(&request.object, &self.config, &self.snapshot.load())
+            }
+            // The webhook configuration asks for more than it should.
+            Webhook::MutatePods | Webhook::MutateNamespaces => Decision { reason: "other-request", ..Decision::default() },
+        }
+    }
+
+    fn pod(&self, request: &Request) -> Decision {
+        let kind = Kind::of(&request.object, &self.config);
+        let certs = CertsView::of(&self.snapshot.load(), &request.namespace);
+        let injection = inject(&request.object, kind, &request.namespace, certs, &self.config);
+        Decision {
+            verdict: Verdict::Allow(injection.patch),
+            reason: injection.reason.as_str(),
+            warnings: injection.warnings,
+            audit: BTreeMap::from([("pod", kind.as_str().to_owned())]),
+        }
+    }
+
+    fn account(&self, webhook: Webhook, (decision, reason): (&'static str, &'static str), started: Instant, span: &Span) {
+        let (webhook, latency) = (webhook.as_str(), started.elapsed().as_secs_f64());
+        span.record("decision", decision).record("reason", reason).record("latency_seconds", latency);
+        self.metrics.admissions.get_or_create(&AdmissionLabels { webhook, decision, reason }).inc();
+        self.metrics.admission_duration.get_or_create(&WebhookLabels { webhook }).observe(latency);
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}

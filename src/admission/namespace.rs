@@ -1,0 +1,105 @@
+//! A new runner namespace whose source is missing: said at once, to whoever creates it. PURE.
+
+use std::collections::BTreeMap;
+
+use kube::core::SelectorExt as _;
+use serde_json::Value;
+
+use super::{
+    pod::at,
+    review::{Decision, Warning},
+};
+use crate::{
+    config::{Config, RunnerNamespaces},
+    names::LABEL_NAMESPACE_NAME,
+    snapshot::{Snapshot, SourceView},
+};
+
+/// Looks at a namespace that is being created. It is always let in, unchanged.
+pub(super) fn review(namespace: &Value, config: &Config, snapshot: &Snapshot) -> Decision {
+    let (reason, warnings) = if is_runner_namespace(namespace, &config.runner_namespaces) {
+        let warnings = missing_sources(config, snapshot);
+        (if warnings.is_empty() { "runner-namespace" } else { "source-missing" }, warnings)
+    } else {
+        ("other-namespace", Vec::new())
+    };
+    Decision { reason, warnings, ..Decision::default() }
+}
+
+fn missing_sources(config: &Config, snapshot: &Snapshot) -> Vec<Warning> {
+    let is_missing = |secret| matches!(snapshot.sources.get(secret), Some((_, SourceView::Missing)));
+    let missing = config.clones.iter().filter(|clone| is_missing(&clone.secret));
+    missing
+        .map(|clone| Warning::new(format!("Secret {} is missing; it is cloned here once it exists", clone.source())))
+        .collect()
+}
+
+fn is_runner_namespace(namespace: &Value, runner_namespaces: &RunnerNamespaces) -> bool {
+    let labels: BTreeMap<String, String> = at(namespace, &["metadata", "labels"])
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    // The API server sets this label when it reads a namespace, with the name as its value.
+    let name = labels.get(LABEL_NAMESPACE_NAME).map(String::as_str).or(at(namespace, &["metadata", "name"]).as_str());
+    name.is_some_and(|name| runner_namespaces.names.contains(name))
+        || runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn snapshot(view: SourceView) -> Snapshot {
+        let clone = &Config::default().clones[0];
+        Snapshot { sources: [(clone.secret.clone(), (clone.from.clone(), view))].into(), ..Snapshot::default() }
+    }
+
+    fn namespace(name: &str) -> Value {
+        json!({"metadata": {"name": name, "labels": {LABEL_NAMESPACE_NAME: name, "team": "x"}}})
+    }
+
+    #[test]
+    fn warns_of_a_missing_source_in_runner_namespaces_only() {
+        let by_label =
+            Config::from_yaml("runnerNamespaces: {names: [], selectors: [{matchLabels: {team: x}}]}").unwrap();
+        let by_name = Config::default();
+        let table = [
+            (&by_name, "gitlab-runner", SourceView::Missing, "source-missing"),
+            (&by_name, "gitlab-runner", SourceView::Present, "runner-namespace"),
+            (&by_name, "gitlab-runner", SourceView::NotLoaded, "runner-namespace"),
+            (&by_name, "other", SourceView::Missing, "other-namespace"),
+            (&by_label, "other", SourceView::Missing, "source-missing"),
+        ];
+        for (config, name, view, reason) in table {
+            let decision = review(&namespace(name), config, &snapshot(view));
+            assert_eq!((decision.reason, decision.word()), (reason, "allowed"), "{name} {view:?}");
+            assert_eq!(decision.warnings.len(), usize::from(reason == "source-missing"));
+        }
+    }
+
+    #[test]
+    fn the_warning_names_the_source() {
+        let decision = review(&namespace("gitlab-runner"), &Config::default(), &snapshot(SourceView::Missing));
+        assert_eq!(
+            decision.warnings[0].to_string(),
+            "Secret gitlab/gitlab-gitlab-runner-secret is missing; it is cloned here once it exists"
+        );
+    }
+
+    #[test]
+    fn before_the_first_list_nothing_is_said() {
+        let decision = review(&namespace("gitlab-runner"), &Config::default(), &Snapshot::default());
+        assert!(decision.warnings.is_empty());
+    }
+
+    #[test]
+    fn any_shape_will_do() {
+        for odd in [json!(null), json!([1]), json!("x"), json!({"metadata": {"labels": [1], "name": 7}})] {
+            assert_eq!(review(&odd, &Config::default(), &Snapshot::default()).reason, "other-namespace");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Two clients: a patient one for watches, a prompt one for requests.
+
+use std::{path::Path, time::Duration};
+
+use http::{HeaderValue, header};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::names;
+
+/// Connections to one API server.
+#[derive(Clone)]
+pub struct Clients {
+    /// For watches: no read time-out, the watch has its own.
+    pub watch: Client,
+    /// For requests: short time-outs and no hidden retries; who asks decides when to ask again.
+    pub request: Client,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig file cannot be used.
+    #[error("kubeconfig {path}: {problem}; give a working file with --kubeconfig")]
+    Kubeconfig {
+        /// Path of the file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No kubeconfig was given, and the process does not run in a pod with a `ServiceAccount` token.
+    #[error("no way to the API server: {0}; run in a cluster, or name a file with --kubeconfig")]
+    NoConfiguration(String),
+    /// The configuration is complete, but no client can be made of it.
+    #[error("no client for {url}: {problem}")]
+    Client {
+        /// Address of the API server.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Makes the clients, from a kubeconfig file, the pod's `ServiceAccount` or `~/.kube/config`, in this order.
+///
+/// No request is sent: an API server that is down is not an error here.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Clients, ConnectError> {
+    let mut config = match kubeconfig {
+        Some(path) => from_file(path).await?,
+        None => match Config::incluster() {
+            Ok(config) => config,
+            Err(_) => Config::infer().await.map_err(|error| ConnectError::NoConfiguration(error.to_string()))?,
+        },
+    };
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.default_retry = false;
+
+    config.read_timeout = None;
+    let watch = client(config.clone())?;
+    config.read_timeout = Some(Duration::from_secs(15));
+    config.write_timeout = Some(Duration::from_secs(15));
+    let request = client(config)?;
+    Ok(Clients { watch, request })
+}
+
+async fn from_file(path: &Path) -> Result<Config, ConnectError> {
+    let error = |problem: String| ConnectError::Kubeconfig { path: path.display().to_string(), problem };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| error(e.to_string()))?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| error(e.to_string()))
+}
+
+fn client(config: Config) -> Result<Client, ConnectError> {
+    let url = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error.to_string() })
+}

@@ -1,0 +1,9 @@
+//! The way to the API server: clients, watches, and what their errors mean.
+
+mod client;
+mod error;
+mod watch;
+
+pub use client::{Clients, ConnectError, connect};
+pub use error::{Problem, Reason};
+pub use watch::{Change, watch};

@@ -1,0 +1,91 @@
+//! What the program is told: one YAML file for the behaviour, flags for the process.
+
+mod file;
+mod names;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::Selector;
+
+pub use file::ConfigError;
+pub use names::{NameError, NamespaceName, SecretName};
+pub use settings::{LogFormat, Settings};
+
+/// The behaviour, checked: whatever is in here can be acted on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which namespaces get clones and certificates.
+    pub runner_namespaces: RunnerNamespaces,
+    /// What is cloned into each of them. Each Secret name is there once.
+    pub clones: Vec<CloneSpec>,
+    /// The Secret in each runner namespace that holds `ca.crt` and, optionally, `tls.crt` and `tls.key`.
+    pub certs_secret_name: SecretName,
+    /// Which pods get certificates.
+    pub inject: Inject,
+}
+
+/// Runner namespaces: those named, and those whose labels match one of the selectors.
+#[derive(Clone, Debug)]
+pub struct RunnerNamespaces {
+    /// Namespaces by name.
+    pub names: BTreeSet<NamespaceName>,
+    /// Namespaces by label.
+    pub selectors: Vec<Selector>,
+}
+
+/// One Secret that is cloned from its source namespace into every runner namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneSpec {
+    /// Name of the source and of every clone.
+    pub secret: SecretName,
+    /// Namespace of the source.
+    pub from: NamespaceName,
+    /// What happens to clones when the source is deleted.
+    pub on_source_deleted: OnSourceDeleted,
+    /// What happens when a Secret of that name is there that is not ours and differs.
+    pub on_foreign_target: OnForeignTarget,
+    /// Labels that each clone carries beside ours.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl CloneSpec {
+    /// The source as `<namespace>/<name>`: the value of the annotation on each clone.
+    pub fn source(&self) -> String {
+        format!("{}/{}", self.from, self.secret)
+    }
+}
+
+/// What happens to clones when the source is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnSourceDeleted {
+    /// They stay as they are; the state says that the source is missing.
+    #[default]
+    Keep,
+    /// Those that are ours are deleted.
+    Delete,
+}
+
+/// What happens when a Secret of the clone's name is there that is not ours and differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnForeignTarget {
+    /// It becomes our clone: its content is replaced.
+    #[default]
+    Adopt,
+    /// It is left alone and reported as a conflict.
+    Refuse,
+}
+
+/// Which pods get certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Manager pods: mount, `CI_SERVER_TLS_CA_FILE`.
+    pub manager: bool,
+    /// Manager pods: also `CI_SERVER_TLS_CERT_FILE` and `CI_SERVER_TLS_KEY_FILE` when the Secret
+    /// holds both. The runner hands that key on to every job.
+    pub client_certificate: bool,
+    /// Job pods: mount of `ca.crt`.
+    pub jobs: bool,
+}

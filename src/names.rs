@@ -1,0 +1,67 @@
+//! Every name that code and manifests must agree on.
+//!
+//! A test (`tests/manifests.rs`) renders each overlay and holds it to this file.
+
+/// Name of the Namespace, `ServiceAccount`, Deployment, Service and webhook configurations,
+/// and the value of [`LABEL_MANAGED_BY`] on what this program owns.
+pub const APP: &str = "gitlab-runner-webhook";
+
+/// The common label that says who manages an object.
+///
+/// Source: <https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/>.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Annotation on a clone that names its source as `<namespace>/<name>`.
+pub const ANNOTATION_SOURCE: &str = "gitlab-runner-webhook/source";
+
+/// Prefix of the labels that Kyverno's `generate` rules put on a clone.
+pub const LABEL_PREFIX_KYVERNO: &str = "generate.kyverno.io/";
+
+/// The label that the API server itself puts on every Namespace: its name.
+pub const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Field manager of every write to a clone.
+pub const FIELD_MANAGER_CLONE: &str = "gitlab-runner-webhook-clone";
+
+/// `User-Agent` of every request to the API server.
+pub const USER_AGENT: &str = concat!("gitlab-runner-webhook/", env!("CARGO_PKG_VERSION"));
+
+/// Port of the HTTPS webhook server. 10250 because managed control planes let their API server
+/// reach nodes on 443 and 10250 only.
+pub const PORT_WEBHOOK: u16 = 10250;
+/// Port of the plain server for probes and metrics.
+pub const PORT_PROBES: u16 = 8080;
+
+/// Path of the mutating webhook for pods ("inject").
+pub const PATH_MUTATE_PODS: &str = "/mutate/pods";
+/// Path of the mutating webhook for namespaces (warns, never changes anything).
+pub const PATH_MUTATE_NAMESPACES: &str = "/mutate/namespaces";
+/// Is the process there and answering? The same answer as [`PATH_READYZ`], for people and scripts.
+pub const PATH_HEALTHZ: &str = "/healthz";
+/// Does the process turn? Independent of API server and certificates.
+pub const PATH_LIVEZ: &str = "/livez";
+/// Is every part ready to serve?
+pub const PATH_READYZ: &str = "/readyz";
+/// Prometheus metrics, on the plain port only.
+pub const PATH_METRICS: &str = "/metrics";
+
+/// Name of the webhook that injects certificates into pods.
+pub const WEBHOOK_INJECT: &str = "inject.pods.gitlab-runner-webhook";
+/// Name of the webhook that warns when a runner namespace is created without a source.
+pub const WEBHOOK_NAMESPACES: &str = "warn.namespaces.gitlab-runner-webhook";
+
+/// Volume that this program adds to pods.
+pub const VOLUME_CERTS: &str = "gitlab-runner-webhook-certs";
+/// Where the runner chart mounts `certsSecretName` in the manager pod.
+pub const MOUNT_MANAGER_CERTS: &str = "/home/gitlab-runner/.gitlab-runner/certs";
+/// Where GitLab's documentation tells users to mount certificates in job pods.
+pub const MOUNT_JOB_CERTS: &str = "/etc/gitlab-runner/certs";
+/// Key of the CA certificates in `certsSecretName`.
+pub const KEY_CA: &str = "ca.crt";
+/// Key of the client certificate in `certsSecretName`.
+pub const KEY_TLS_CERT: &str = "tls.crt";
+/// Key of the client key in `certsSecretName`.
+pub const KEY_TLS_KEY: &str = "tls.key";
+
+/// Prefix of every metric.
+pub const METRIC_PREFIX: &str = "gitlab_runner_webhook";

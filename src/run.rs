@@ -1,0 +1,131 @@
+//! Puts the parts together: the one place that knows all modules.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+
+use crate::{
+    cluster,
+    config::{Config, Settings},
+    server::{AppState, Certificate, CertificateFiles, Server, bind, probe_router, webhook_router},
+    shutdown,
+    snapshot::SharedSnapshot,
+    sync::Driver,
+    telemetry::{health::Health, metrics::Metrics},
+};
+
+/// How long requests under way may take after shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// Everything that can be wrong with what the user gave is looked at before the first request to
+/// the API server: on an error, nothing was written.
+///
+/// # Errors
+/// What was given cannot be used, or a task ended that must not.
+pub async fn run(settings: Settings) -> Result<()> {
+    let mut signals = Signals::new()?;
+    // The kube client takes the process-wide provider; a second installation changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let config = Arc::new(read_config(&settings)?);
+    let metrics = Metrics::new();
+    let health = Health::new();
+    let snapshot = SharedSnapshot::default();
+
+    let webhook_socket = bind(settings.listen, "--listen")?;
+    let probe_socket = bind(settings.probe_listen, "--probe-listen")?;
+    let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
+    let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
+    let certificate = Certificate::load(files, metrics.clone())?;
+    let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
+
+    let (trigger, shutdown) = shutdown::channel();
+    let state = AppState::new(Arc::clone(&config), snapshot.clone(), Arc::clone(&health), metrics.clone());
+    let webhook =
+        Server::https(webhook_socket, webhook_router(state.clone()), Arc::clone(&certificate), metrics.clone())
+            .context("no TLS")?;
+    let probes = Server::http(probe_socket, probe_router(state), metrics.clone());
+    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot);
+
+    let mut tasks = Tasks::default();
+    tasks.spawn("sync", driver.run(shutdown.clone()));
+    tasks.spawn("webhook server", webhook.serve(shutdown.clone(), DRAIN));
+    tasks.spawn("probe server", probes.serve(shutdown, DRAIN));
+    let fresh = tokio::spawn(certificate.keep_fresh(settings.tls_reload));
+    tracing::info!(server = "webhook", address = %webhook_address, "listening");
+    tracing::info!(server = "probes", address = %probe_address, "listening");
+
+    let outcome = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "shutting down");
+            Ok(())
+        }
+        ended = tasks.ended() => Err(anyhow!("task {ended} before shutdown; the process cannot go on")),
+    };
+    trigger.request();
+    fresh.abort();
+    tasks.all_ended().await;
+    outcome
+}
+
+fn read_config(settings: &Settings) -> Result<Config> {
+    let Some(path) = &settings.config else { return Ok(Config::default()) };
+    let yaml = std::fs::read_to_string(path).with_context(|| {
+        format!("configuration file {}: cannot be read; name a readable file with --config", path.display())
+    })?;
+    Config::from_yaml(&yaml).with_context(|| format!("configuration file {}", path.display()))
+}
+
+/// Tasks that live as long as the process.
+#[derive(Default)]
+struct Tasks(JoinSet<&'static str>);
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Which task ended first, and how.
+    async fn ended(&mut self) -> String {
+        match self.0.join_next().await {
+            Some(Ok(name)) => format!("{name:?} ended"),
+            Some(Err(error)) => format!("died ({error})"),
+            None => "list is empty".to_owned(),
+        }
+    }
+
+    async fn all_ended(&mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+/// The two ways in which a process is asked to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let (Ok(terminate), Ok(interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            bail!("cannot listen for SIGTERM and SIGINT");
+        };
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What admission knows of the cluster: published by the watches, read without a lock.
+//!
+//! This is the one place where the two flows of the program meet.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    config::{NamespaceName, SecretName},
+    trust::Certs,
+};
+
+/// Handle to the latest [`Snapshot`]. Clones share it.
+pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
+
+/// The cluster as last seen by the watches.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Each configured source, by Secret name, with the namespace it is expected in.
+    pub sources: BTreeMap<SecretName, (NamespaceName, SourceView)>,
+    /// `certsSecretName` as it is in each namespace that has it.
+    pub certs: BTreeMap<NamespaceName, Certs>,
+    /// Whether `certs` is complete: "not loaded yet" must never look like "not there".
+    pub certs_loaded: bool,
+}
+
+/// A source as far as admission needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceView {
+    /// The watch has not delivered its first list.
+    NotLoaded,
+    /// There is no such Secret.
+    Missing,
+    /// It is there.
+    Present,
+}

@@ -1,0 +1,15 @@
+//! Sync: keeps each clone equal to its source.
+//!
+//! Watches fill the stores ([`observe`]); every event only says "look at this clone again". A look
+//! compares what the stores hold ([`plan`]); a write ([`write`]) happens after a quorum read of the
+//! source that began later than the event, at most one at a time for each clone ([`driver`]).
+
+mod driver;
+mod observe;
+mod plan;
+mod queue;
+mod secret;
+mod watches;
+mod write;
+
+pub use driver::Driver;

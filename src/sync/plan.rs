@@ -1,0 +1,328 @@
+//! From what is observed to what is to be done with one clone. PURE.
+
+use crate::{
+    config::{CloneSpec, OnForeignTarget, OnSourceDeleted},
+    sync::secret::{SecretState, Source},
+};
+
+/// The source of a clone, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub enum SourceView<'a> {
+    /// The watch has not delivered its first list: nothing may be concluded.
+    NotLoaded,
+    /// There is no such Secret.
+    Missing,
+    /// It is there.
+    Present(&'a Source),
+}
+
+/// The namespace of a clone, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceView {
+    /// A watch has not delivered its first list: nothing may be concluded.
+    NotLoaded,
+    /// It is the source's own namespace.
+    OfSource,
+    /// A runner namespace by name that does not exist.
+    Absent,
+    /// It is being deleted.
+    Terminating,
+    /// A runner namespace, and there.
+    Active,
+    /// Not, or no longer, a runner namespace.
+    NotSelected,
+}
+
+/// What is to be done with one clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing; this is why.
+    Rest(Rest),
+    /// It is absent and wanted.
+    Create,
+    /// It is there and differs; it can be changed in place.
+    Update(Cause),
+    /// It is there and differs, and only a new object can be right.
+    Replace(Cause),
+    /// It is ours and no longer wanted.
+    Delete(Unwanted),
+}
+
+/// Why nothing is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The clone equals its source.
+    Synced,
+    /// Something is not loaded yet.
+    NotLoaded,
+    /// There is no source, and `onSourceDeleted` says keep, or there is nothing to delete.
+    SourceMissing,
+    /// The source has a type whose copy would act on the cluster.
+    SourceTypeRefused,
+    /// A runner namespace that is not there.
+    NamespaceAbsent,
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// The clone is being deleted, and its finalizers are not done.
+    CloneTerminating,
+    /// A foreign Secret has its name, and `onForeignTarget` says refuse.
+    Conflict,
+    /// No clone belongs here, and none of ours is here.
+    NotWanted,
+}
+
+/// Why a clone is written although it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It is ours, and the source changed or the clone was edited.
+    Differs,
+    /// It is a foreign Secret that differs; its content is lost.
+    Foreign,
+    /// Its content is right, our label or annotation is not.
+    Marks,
+}
+
+/// Why a clone of ours is no longer wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwanted {
+    /// Its source was deleted, and `onSourceDeleted` says delete.
+    SourceDeleted,
+    /// Its namespace is not a runner namespace any more.
+    NotSelected,
+}
+
+impl Rest {
+    /// The word for logs, metrics and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::NotLoaded => "not-loaded",
+            Self::SourceMissing => "source-missing",
+            Self::SourceTypeRefused => "source-type-refused",
+            Self::NamespaceAbsent => "namespace-absent",
+            Self::NamespaceTerminating => "namespace-terminating",
+            Self::CloneTerminating => "clone-terminating",
+            Self::Conflict => "conflict",
+            Self::NotWanted => "not-wanted",
+        }
+    }
+}
+
+/// Decides what is to be done with the clone of `spec` in one namespace, where `target` is now.
+pub fn plan(
+    spec: &CloneSpec,
+    source: SourceView<'_>,
+    namespace: NamespaceView,
+    target: Option<&SecretState>,
+) -> Plan {
+    match namespace {
+        NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
+        NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
+        NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
+        NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
+        NamespaceView::NotSelected => delete_if_ours(spec, target, Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::Active => match source {
+            SourceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
+            SourceView::Missing if spec.on_source_deleted == OnSourceDeleted::Delete => {
+                delete_if_ours(spec, target, Unwanted::SourceDeleted, Rest::SourceMissing)
+            }
+            SourceView::Missing => Plan::Rest(Rest::SourceMissing),
+            SourceView::Present(source) if source.payload.has_side_effects() => Plan::Rest(Rest::SourceTypeRefused),
+            SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
+        },
+    }
+}
+
+fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: Unwanted, otherwise: Rest) -> Plan {
+    match target {
+        Some(target) if target.is_ours(spec) && !target.is_terminating() => Plan::Delete(why),
+        _ => Plan::Rest(otherwise),
+    }
+}
+
+fn converge(spec: &CloneSpec, source: &Source, target: &SecretState) -> Plan {
+    if target.is_terminating() {
+        return Plan::Rest(Rest::CloneTerminating);
+    }
+    if target.has_content_of(source) {
+        // What a living policy holds in step is left to it: two that put their own marks on would never rest.
+        return if target.is_kyvernos() || target.has_marks_of(spec) {
+            Plan::Rest(Rest::Synced)
+        } else {
+            Plan::Update(Cause::Marks)
+        };
+    }
+    let cause = if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() {
+        Cause::Differs
+    } else {
+        Cause::Foreign
+    };
+    if cause == Cause::Foreign && spec.on_foreign_target == OnForeignTarget::Refuse {
+        return Plan::Rest(Rest::Conflict);
+    }
+    // The API server changes neither the type of a Secret nor the data of an immutable one.
+    if target.immutable || target.secret_type != source.payload.secret_type() {
+        Plan::Replace(cause)
+    } else {
+        Plan::Update(cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{config::Config, sync::secret::tests::secret};
+
+    fn spec() -> CloneSpec {
+        Config::default().clones.remove(0)
+    }
+
+    fn source() -> Source {
+        Source::from(secret(json!({"stringData": {"runner-token": "t"}})))
+    }
+
+    fn ours() -> Value {
+        json!({
+            "metadata": {
+                "labels": {"app.kubernetes.io/managed-by": "gitlab-runner-webhook"},
+                "annotations": {"gitlab-runner-webhook/source": "gitlab/gitlab-gitlab-runner-secret"},
+            },
+            "stringData": {"runner-token": "t"},
+        })
+    }
+
+    fn with(mut value: Value, pointer: &str, to: Value) -> Value {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        value.pointer_mut(parent).unwrap()[key] = to;
+        value
+    }
+
+    fn decide(spec: &CloneSpec, target: Option<Value>) -> Plan {
+        let source = source();
+        let target = target.map(|value| SecretState::split(secret(value)).0);
+        plan(spec, SourceView::Present(&source), NamespaceView::Active, target.as_ref())
+    }
+
+    #[test]
+    fn a_clone_follows_its_source() {
+        assert_eq!(decide(&spec(), None), Plan::Create);
+        assert_eq!(decide(&spec(), Some(ours())), Plan::Rest(Rest::Synced));
+        let edited = with(ours(), "/stringData", json!({"runner-token": "edited"}));
+        assert_eq!(decide(&spec(), Some(edited.clone())), Plan::Update(Cause::Differs));
+        let extra_key = with(ours(), "/stringData/extra", json!("x"));
+        assert_eq!(decide(&spec(), Some(extra_key)), Plan::Update(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(with(edited.clone(), "/immutable", json!(true)))), Plan::Replace(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(with(ours(), "/type", json!("x/y")))), Plan::Replace(Cause::Differs));
+        // Content is right: an immutable clone is not torn down for nothing.
+        assert_eq!(decide(&spec(), Some(with(ours(), "/immutable", json!(true)))), Plan::Rest(Rest::Synced));
+        let terminating = with(edited, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+        assert_eq!(decide(&spec(), Some(terminating)), Plan::Rest(Rest::CloneTerminating));
+    }
+
+    #[test]
+    fn marks_are_restored_and_configured_labels_are_set() {
+        for pointer in ["/metadata/labels", "/metadata/annotations"] {
+            assert_eq!(decide(&spec(), Some(with(ours(), pointer, json!({})))), Plan::Update(Cause::Marks), "{pointer}");
+        }
+        let mut labelled = spec();
+        labelled.labels.insert("team".into(), "ci".into());
+        assert_eq!(decide(&labelled, Some(ours())), Plan::Update(Cause::Marks));
+        assert_eq!(decide(&labelled, Some(with(ours(), "/metadata/labels/team", json!("ci")))), Plan::Rest(Rest::Synced));
+    }
+
+    #[test]
+    fn a_foreign_secret_is_adopted_when_equal_and_treated_as_told_when_not() {
+        let equal = json!({"metadata": {}, "stringData": {"runner-token": "t"}});
+        let different = json!({"metadata": {}, "stringData": {"other": "x"}});
+        let mut refusing = spec();
+        refusing.on_foreign_target = OnForeignTarget::Refuse;
+        for spec in [&spec(), &refusing] {
+            assert_eq!(decide(spec, Some(equal.clone())), Plan::Update(Cause::Marks));
+        }
+        assert_eq!(decide(&spec(), Some(different.clone())), Plan::Update(Cause::Foreign));
+        assert_eq!(decide(&spec(), Some(with(different.clone(), "/immutable", json!(true)))), Plan::Replace(Cause::Foreign));
+        assert_eq!(decide(&refusing, Some(different.clone())), Plan::Rest(Rest::Conflict));
+        // Marked as the clone of another source: not ours either.
+        let others = with(ours(), "/metadata/annotations", json!({"gitlab-runner-webhook/source": "other/secret"}));
+        assert_eq!(decide(&refusing, Some(with(others, "/stringData", json!({})))), Plan::Rest(Rest::Conflict));
+    }
+
+    #[test]
+    fn a_clone_of_ours_stays_ours_when_its_labels_are_stripped_and_it_is_edited() {
+        let mut refusing = spec();
+        refusing.on_foreign_target = OnForeignTarget::Refuse;
+        let stripped = json!({
+            "metadata": {"managedFields": [{"manager": "kubectl"}, {"manager": "gitlab-runner-webhook-clone"}]},
+            "stringData": {"runner-token": "edited"},
+        });
+        assert_eq!(decide(&refusing, Some(stripped)), Plan::Update(Cause::Differs));
+    }
+
+    #[test]
+    fn a_clone_of_kyverno_is_left_alone_while_equal_and_followed_when_not() {
+        let labels = json!({"app.kubernetes.io/managed-by": "kyverno", "generate.kyverno.io/policy-name": "p"});
+        let equal = with(ours(), "/metadata", json!({"labels": labels}));
+        let mut refusing = spec();
+        refusing.on_foreign_target = OnForeignTarget::Refuse;
+        for spec in [&spec(), &refusing] {
+            assert_eq!(decide(spec, Some(equal.clone())), Plan::Rest(Rest::Synced));
+            let stale = with(equal.clone(), "/stringData", json!({"runner-token": "old"}));
+            assert_eq!(decide(spec, Some(stale)), Plan::Update(Cause::Differs));
+        }
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_what_is_not_loaded() {
+        let target = SecretState::split(secret(ours())).0;
+        let mut deleting = spec();
+        deleting.on_source_deleted = OnSourceDeleted::Delete;
+        let source = source();
+        for source in [SourceView::NotLoaded, SourceView::Missing, SourceView::Present(&source)] {
+            let plan = plan(&deleting, source, NamespaceView::NotLoaded, Some(&target));
+            assert_eq!(plan, Plan::Rest(Rest::NotLoaded));
+        }
+        let plan = plan(&deleting, SourceView::NotLoaded, NamespaceView::Active, Some(&target));
+        assert_eq!(plan, Plan::Rest(Rest::NotLoaded));
+    }
+
+    #[test]
+    fn a_deleted_source_takes_only_our_clones_with_it_and_only_when_told() {
+        let keeping = spec();
+        let mut deleting = spec();
+        deleting.on_source_deleted = OnSourceDeleted::Delete;
+        let ours = SecretState::split(secret(ours())).0;
+        let foreign = SecretState::split(secret(json!({"metadata": {}}))).0;
+        let decide = |spec, target| plan(spec, SourceView::Missing, NamespaceView::Active, target);
+        assert_eq!(decide(&keeping, Some(&ours)), Plan::Rest(Rest::SourceMissing));
+        assert_eq!(decide(&deleting, Some(&ours)), Plan::Delete(Unwanted::SourceDeleted));
+        assert_eq!(decide(&deleting, Some(&foreign)), Plan::Rest(Rest::SourceMissing));
+        assert_eq!(decide(&deleting, None), Plan::Rest(Rest::SourceMissing));
+    }
+
+    #[test]
+    fn only_a_runner_namespace_that_stays_is_written_to() {
+        let source = source();
+        let ours = SecretState::split(secret(ours())).0;
+        let foreign = SecretState::split(secret(json!({"metadata": {}}))).0;
+        let decide = |namespace, target| plan(&spec(), SourceView::Present(&source), namespace, target);
+        for target in [None, Some(&foreign), Some(&ours)] {
+            assert_eq!(decide(NamespaceView::Terminating, target), Plan::Rest(Rest::NamespaceTerminating));
+            assert_eq!(decide(NamespaceView::Absent, target), Plan::Rest(Rest::NamespaceAbsent));
+            assert_eq!(decide(NamespaceView::OfSource, target), Plan::Rest(Rest::NotWanted));
+        }
+        assert_eq!(decide(NamespaceView::NotSelected, None), Plan::Rest(Rest::NotWanted));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&foreign)), Plan::Rest(Rest::NotWanted));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&ours)), Plan::Delete(Unwanted::NotSelected));
+    }
+
+    #[test]
+    fn a_source_whose_copy_would_act_on_the_cluster_is_not_cloned() {
+        for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"] {
+            let source = Source::from(secret(json!({"type": kind})));
+            let plan = plan(&spec(), SourceView::Present(&source), NamespaceView::Active, None);
+            assert_eq!(plan, Plan::Rest(Rest::SourceTypeRefused), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Which clones wait to be looked at, and since when. PURE: the time is an argument.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use super::observe::Target;
+use crate::backoff;
+
+/// First and longest delay after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Repairs of the same content in a row, each within [`FIGHT_WINDOW`] of the one before, that are not delayed.
+const FREE_REPAIRS: u32 = 20;
+const FIGHT_WINDOW: Duration = Duration::from_secs(60);
+
+/// Clones to look at: each at most once in the queue, and at most once at work.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<Target, Entry>,
+    ready: VecDeque<Target>,
+    delayed: BTreeSet<(Instant, Target)>,
+    repairs: HashMap<Target, Repairs>,
+    marks: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    since: Instant,
+    mark: u64,
+    attempts: u32,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready,
+    Delayed(Instant),
+    /// Taken out to be looked at, or waiting for a read of its source.
+    Taken,
+    /// A write is under way; `again` when something happened since.
+    Writing {
+        again: bool,
+    },
+}
+
+/// A history of writing the same content over and over.
+#[derive(Debug)]
+struct Repairs {
+    version: String,
+    last: Instant,
+    streak: u32,
+}
+
+/// Where a marked clone is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Before all others: something happened to this clone alone.
+    First,
+    /// Behind all others: it is one of many.
+    Last,
+}
+
+impl Queue {
+    /// Says that something happened to a clone.
+    pub fn mark(&mut self, target: Target, order: Order, now: Instant) {
+        self.marks += 1;
+        let mark = self.marks;
+        let entry = self.entries.entry(target.clone()).or_insert_with(|| Entry {
+            since: now,
+            mark,
+            attempts: 0,
+            place: Place::Taken,
+        });
+        entry.mark = mark;
+        match entry.place {
+            Place::Ready => return,
+            Place::Writing { .. } => {
+                entry.place = Place::Writing { again: true };
+                return;
+            }
+            Place::Delayed(due) => {
+                self.delayed.remove(&(due, target.clone()));
+            }
+            Place::Taken => {}
+        }
+        let pause = self.repairs.get(&target).map_or(Duration::ZERO, |repairs| repairs.pause(now));
+        if pause.is_zero() {
+            entry.place = Place::Ready;
+            match order {
+                Order::First => self.ready.push_front(target),
+                Order::Last => self.ready.push_back(target),
+            }
+        } else {
+            entry.place = Place::Delayed(now + pause);
+            self.delayed.insert((now + pause, target));
+        }
+    }
+
+    /// The number of the latest mark: a read that begins now is later than every mark up to it.
+    pub fn latest_mark(&self) -> u64 {
+        self.marks
+    }
+
+    /// The next clone to look at, and the number of its latest mark.
+    pub fn take(&mut self, now: Instant) -> Option<(Target, u64)> {
+        while self.delayed.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, target)) = self.delayed.pop_first() else { break };
+            if let Some(entry) = self.entries.get_mut(&target) {
+                entry.place = Place::Ready;
+                self.ready.push_back(target);
+            }
+        }
+        let target = self.ready.pop_front()?;
+        let entry = self.entries.get_mut(&target)?;
+        entry.place = Place::Taken;
+        Some((target, entry.mark))
+    }
+
+    /// Puts back a clone that was taken and cannot be worked on yet.
+    pub fn put_back(&mut self, target: Target, order: Order) {
+        if let Some(entry) = self.entries.get_mut(&target)
+            && entry.place == Place::Taken
+        {
+            entry.place = Place::Ready;
+            match order {
+                Order::First => self.ready.push_front(target),
+                Order::Last => self.ready.push_back(target),
+            }
+        }
+    }
+
+    /// A taken clone needs nothing.
+    pub fn rest(&mut self, target: &Target) {
+        self.entries.remove(target);
+    }
+
+    /// A write for a taken clone begins.
+    pub fn begin(&mut self, target: &Target) {
+        if let Some(entry) = self.entries.get_mut(target) {
+            entry.place = Place::Writing { again: false };
+        }
+    }
+
+    /// The write succeeded. Returns when the clone was first marked.
+    pub fn succeed(&mut self, target: &Target, now: Instant) -> Option<Instant> {
+        let entry = self.entries.remove(target)?;
+        if entry.place == (Place::Writing { again: true }) {
+            self.mark(target.clone(), Order::First, now);
+        }
+        Some(entry.since)
+    }
+
+    /// The write failed: the clone is looked at again after a pause that doubles each time, or after
+    /// `at_least` when that is longer. Returns the pause.
+    pub fn fail(&mut self, target: &Target, at_least: Option<Duration>, now: Instant) -> Duration {
+        let Some(entry) = self.entries.get_mut(target) else { return Duration::ZERO };
+        let pause = pause(entry.attempts).max(at_least.unwrap_or_default());
+        entry.attempts = entry.attempts.saturating_add(1);
+        entry.place = Place::Delayed(now + pause);
+        self.delayed.insert((now + pause, target.clone()));
+        pause
+    }
+
+    /// Notes that the content of source `version` was written over something else.
+    /// Returns whether somebody keeps changing it back.
+    pub fn repaired(&mut self, target: &Target, version: &str, now: Instant) -> bool {
+        self.repairs.retain(|_, repairs| now.saturating_duration_since(repairs.last) < FIGHT_WINDOW);
+        let repairs = self.repairs.entry(target.clone()).or_insert_with(|| Repairs {
+            version: version.to_owned(),
+            last: now,
+            streak: 0,
+        });
+        if repairs.version == version {
+            repairs.streak = repairs.streak.saturating_add(1);
+        } else {
+            *repairs = Repairs { version: version.to_owned(), last: now, streak: 1 };
+        }
+        repairs.last = now;
+        repairs.streak > FREE_REPAIRS
+    }
+
+    /// When the next delayed clone is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.delayed.first().map(|(due, _)| *due)
+    }
+}
+
+impl Repairs {
+    fn pause(&self, now: Instant) -> Duration {
+        if self.streak <= FREE_REPAIRS || now.saturating_duration_since(self.last) >= FIGHT_WINDOW {
+            return Duration::ZERO;
+        }
+        pause(self.streak - FREE_REPAIRS)
+    }
+}
+
+/// The pause after `attempts` failures.
+pub fn pause(attempts: u32) -> Duration {
+    backoff::pause(attempts, RETRY.0, RETRY.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str) -> Target {
+        Target { clone: 0, namespace: name.parse().unwrap() }
+    }
+
+    fn taken(queue: &mut Queue, now: Instant) -> Vec<String> {
+        std::iter::from_fn(|| queue.take(now)).map(|(target, _)| target.namespace.to_string()).collect()
+    }
+
+    #[test]
+    fn one_that_alone_changed_goes_before_one_of_many_and_each_is_there_once() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for name in ["a", "b", "a"] {
+            queue.mark(target(name), Order::Last, now);
+        }
+        queue.mark(target("c"), Order::First, now);
+        assert_eq!(taken(&mut queue, now), ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn what_happens_during_a_write_is_looked_at_after_it() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.mark(target("a"), Order::First, now);
+        let (a, first) = queue.take(now).unwrap();
+        queue.begin(&a);
+        queue.mark(a.clone(), Order::First, now);
+        assert!(queue.take(now).is_none(), "never two writes of one clone at once");
+        assert_eq!(queue.succeed(&a, now), Some(now));
+        let (_, second) = queue.take(now).unwrap();
+        assert!(second > first);
+        queue.rest(&a);
+        assert!(queue.take(now).is_none());
+    }
+
+    #[test]
+    fn failures_back_off_and_an_event_ends_the_pause() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.mark(target("a"), Order::First, now);
+        let mut pauses = Vec::new();
+        let mut time = now;
+        for _ in 0..12 {
+            let (a, _) = queue.take(time).unwrap();
+            queue.begin(&a);
+            pauses.push(queue.fail(&a, None, time));
+            assert!(queue.take(time).is_none());
+            time = queue.next_due().unwrap();
+        }
+        assert!(pauses[0] <= RETRY.0 && pauses[11] >= RETRY.1 / 2 && pauses[11] <= RETRY.1, "{pauses:?}");
+        queue.take(time).unwrap();
+        queue.begin(&target("a"));
+        let pause = queue.fail(&target("a"), Some(Duration::from_secs(120)), time);
+        assert_eq!(pause, Duration::from_secs(120), "the server's own wish wins");
+        queue.mark(target("a"), Order::First, time);
+        assert_eq!(taken(&mut queue, time), ["a"]);
+        assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
+    fn whoever_changes_a_clone_back_again_and_again_is_answered_ever_more_slowly() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        let mut fought = 0;
+        for round in 0..30 {
+            queue.mark(target("a"), Order::First, now);
+            now = queue.next_due().unwrap_or(now);
+            let (a, _) = queue.take(now).unwrap();
+            queue.begin(&a);
+            queue.succeed(&a, now);
+            fought += u32::from(queue.repaired(&a, "7", now));
+            assert_eq!(fought > 0, round >= FREE_REPAIRS, "{round}");
+        }
+        queue.mark(target("a"), Order::First, now);
+        assert!(queue.take(now).is_none() && queue.next_due().is_some());
+        // A new version of the source is no fight.
+        assert!(!queue.repaired(&target("a"), "8", now));
+        queue.mark(target("b"), Order::First, now);
+        assert_eq!(taken(&mut queue, now), ["b"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! What is kept of a Secret: everything that a plan needs, and the data only where it is the source. PURE.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use aws_lc_rs::digest;
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use crate::{
+    config::CloneSpec,
+    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
+};
+
+/// `type` of a Secret that names none.
+const DEFAULT_TYPE: &str = "Opaque";
+
+/// Types that a controller fills or acts on: a copy of one would be overwritten, or would grant what it must not.
+///
+/// Source: <https://kubernetes.io/docs/concepts/configuration/secret/#secret-types>; Helm's storage driver.
+const TYPES_WITH_SIDE_EFFECTS: [&str; 3] =
+    ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
+
+/// `type` and `data` of a Secret: all that is ever copied. `Debug` shows key names and sizes only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload {
+    secret_type: String,
+    data: BTreeMap<String, ByteString>,
+}
+
+impl Payload {
+    /// The Secret's type, such as `Opaque`.
+    pub fn secret_type(&self) -> &str {
+        &self.secret_type
+    }
+
+    /// The data, to be written into a clone.
+    pub fn data(&self) -> &BTreeMap<String, ByteString> {
+        &self.data
+    }
+
+    /// Whether a controller gives this type a meaning that a copy must not have.
+    pub fn has_side_effects(&self) -> bool {
+        TYPES_WITH_SIDE_EFFECTS.contains(&self.secret_type.as_str())
+    }
+
+    /// A collision-free stand-in for the content, for comparing in memory. Never leaves the process:
+    /// the digest of a short secret can be guessed.
+    fn digest(&self) -> Digest {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut field = |bytes: &[u8]| {
+            context.update(&bytes.len().to_be_bytes());
+            context.update(bytes);
+        };
+        field(self.secret_type.as_bytes());
+        for (key, value) in &self.data {
+            field(key.as_bytes());
+            field(&value.0);
+        }
+        Digest(context.finish().as_ref().into())
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: BTreeMap<_, _> = self.data.iter().map(|(key, value)| (key, value.0.len())).collect();
+        f.debug_struct("Payload").field("type", &self.secret_type).field("bytes", &sizes).finish()
+    }
+}
+
+/// Stand-in for a Secret's type and data. `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Digest(Box<[u8]>);
+
+/// A Secret as a watch or a read delivered it.
+#[derive(Clone)]
+pub struct SecretState {
+    /// Metadata without `managedFields`, so that an update gives back what it does not change.
+    pub metadata: ObjectMeta,
+    /// The Secret's type.
+    pub secret_type: String,
+    /// Names of the keys in its data.
+    pub keys: Vec<String>,
+    /// Whether the API server refuses changes of its data.
+    pub immutable: bool,
+    digest: Digest,
+    /// Whether our field manager still owns a field of it.
+    written_by_us: bool,
+}
+
+impl SecretState {
+    /// Splits a Secret into what is known of it and its content.
+    pub fn split(secret: Secret) -> (Self, Payload) {
+        let payload = Payload {
+            secret_type: secret.type_.filter(|kind| !kind.is_empty()).unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
+            data: secret.data.unwrap_or_default(),
+        };
+        let mut metadata = secret.metadata;
+        let managers = metadata.managed_fields.take().unwrap_or_default();
+        let state = Self {
+            secret_type: payload.secret_type.clone(),
+            keys: payload.data.keys().cloned().collect(),
+            immutable: secret.immutable.unwrap_or_default(),
+            digest: payload.digest(),
+            written_by_us: managers.iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER_CLONE)),
+            metadata,
+        };
+        (state, payload)
+    }
+
+    /// Whether type and data are the source's.
+    pub fn has_content_of(&self, source: &Source) -> bool {
+        self.digest == source.state.digest
+    }
+
+    /// Whether it carries our marks and the configured labels.
+    pub fn has_marks_of(&self, spec: &CloneSpec) -> bool {
+        self.is_ours(spec) && spec.labels.iter().all(|(key, value)| self.label(key) == Some(value))
+    }
+
+    /// Whether it says of itself that it is our clone of this source. Without this nothing is ever deleted.
+    pub fn is_ours(&self, spec: &CloneSpec) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        self.label(LABEL_MANAGED_BY) == Some(APP)
+            && annotations.and_then(|all| all.get(ANNOTATION_SOURCE)).is_some_and(|source| *source == spec.source())
+    }
+
+    /// Whether it was ours, whatever was done to its labels since.
+    pub fn was_ours(&self) -> bool {
+        self.written_by_us
+    }
+
+    /// Whether a Kyverno policy made it, and may still look after it.
+    pub fn is_kyvernos(&self) -> bool {
+        let labels = self.metadata.labels.iter().flatten();
+        labels.into_iter().any(|(key, _)| key.starts_with(LABEL_PREFIX_KYVERNO))
+    }
+
+    /// Whether it was deleted, and stays only until its finalizers are done.
+    pub fn is_terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for SecretState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretState")
+            .field("namespace", &self.metadata.namespace)
+            .field("name", &self.metadata.name)
+            .field("resource_version", &self.metadata.resource_version)
+            .field("type", &self.secret_type)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The source: what is known of it, and its content.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What is known of it.
+    pub state: SecretState,
+    /// What is copied.
+    pub payload: Arc<Payload>,
+}
+
+impl From<Secret> for Source {
+    fn from(secret: Secret) -> Self {
+        let (state, payload) = SecretState::split(secret);
+        Self { state, payload: Arc::new(payload) }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A Secret from its JSON, with `stringData` for readable tests.
+    pub(in crate::sync) fn secret(value: serde_json::Value) -> Secret {
+        let mut secret: Secret = serde_json::from_value(value).unwrap();
+        let strings = secret.string_data.take().unwrap_or_default();
+        if !strings.is_empty() {
+            secret.data = Some(strings.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect());
+        }
+        secret
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let source = Source::from(secret(json!({
+            "metadata": {"name": "s", "namespace": "gitlab", "annotations": {"last-applied": "canary"}},
+            "stringData": {"runner-token": "canary"},
+        })));
+        let shown = format!("{source:?} {:?}", source.payload);
+        assert!(!shown.contains("canary") && !shown.contains("99, 97, 110"), "{shown}");
+        assert!(shown.contains("runner-token") && shown.contains('6'), "{shown}");
+    }
+
+    #[test]
+    fn content_is_type_and_data_and_nothing_else() {
+        let base = json!({"metadata": {"name": "s", "labels": {"a": "b"}}, "type": "Opaque", "stringData": {"k": "v", "l": "w"}});
+        let source = Source::from(secret(base.clone()));
+        let same = [
+            json!({"metadata": {"name": "s"}, "stringData": {"l": "w", "k": "v"}}),
+            json!({"metadata": {"name": "other"}, "type": "", "immutable": true, "stringData": {"l": "w", "k": "v"}}),
+        ];
+        for value in same {
+            assert!(SecretState::split(secret(value.clone())).0.has_content_of(&source), "{value}");
+        }
+        let different = [
+            json!({"type": "x/y", "stringData": {"k": "v", "l": "w"}}),
+            json!({"stringData": {"k": "v"}}),
+            json!({"stringData": {"k": "vl", "l": "w"}}),
+            json!({"stringData": {"k": "v", "l": "w", "m": ""}}),
+            json!({"stringData": {"kv": "", "l": "w"}}),
+            json!({}),
+        ];
+        for value in different {
+            assert!(!SecretState::split(secret(value.clone())).0.has_content_of(&source), "{value}");
+        }
+    }
+
+    #[test]
+    fn no_data_and_empty_data_are_the_same() {
+        let source = Source::from(secret(json!({"data": {}})));
+        assert!(SecretState::split(secret(json!({}))).0.has_content_of(&source));
+    }
+}

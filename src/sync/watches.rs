@@ -1,0 +1,183 @@
+//! The watches that feed the stores: one for each name, none of anything else.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt as _, stream::SelectAll};
+use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Secret};
+use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
+
+use super::{
+    observe::Namespace,
+    secret::{Payload, SecretState},
+};
+use crate::{
+    cluster::{Change, Problem, watch},
+    config::{Config, NamespaceName, SecretName},
+    telemetry::{
+        health::{Gate, Health},
+        metrics::{Metrics, WatchKind, WatchLabels},
+    },
+    trust::Certs,
+};
+
+/// A watch that keeps failing for the same reason is logged again after this long.
+const REMINDER: Duration = Duration::from_secs(300);
+
+/// A change, and which store it is for.
+pub enum Event {
+    /// Of the namespace watch of this index.
+    Namespace(usize, Change<(NamespaceName, Namespace)>),
+    /// Of the clone spec of this index.
+    Secret(usize, Change<(NamespaceName, (SecretState, Payload))>),
+    /// Of `certsSecretName`.
+    Certs(Change<(NamespaceName, Certs)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Id {
+    Namespace(usize),
+    Secret(usize),
+    Certs,
+}
+
+/// All watches as one stream, with a readiness gate each.
+pub struct Watches {
+    events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
+    gates: HashMap<Id, WatchGate>,
+    namespace_watches: usize,
+    metrics: Metrics,
+}
+
+struct WatchGate {
+    gate: Gate,
+    loaded: bool,
+    /// The reason of the problem that was last logged, and when.
+    problem: Option<(&'static str, Instant)>,
+}
+
+impl Watches {
+    /// Prepares the watches; nothing is sent before the first [`Watches::next`].
+    pub fn new(
+        config: &Config,
+        timeout: Duration,
+        client: Client,
+        health: &Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let mut watches = Self { events: SelectAll::new(), gates: HashMap::new(), namespace_watches: 0, metrics };
+
+        let names = config.runner_namespaces.names.iter();
+        let by_name = names.map(|name| {
+            (watcher::Config::default().fields(&format!("metadata.name={name}")), format!("namespaces/{name}"))
+        });
+        let by_label = config.runner_namespaces.selectors.iter().map(|selector| {
+            (watcher::Config::default().labels_from(selector), format!("namespaces with labels {selector}"))
+        });
+        for (index, (selector, what)) in by_name.chain(by_label).enumerate() {
+            let api: Api<PartialObjectMeta<NamespaceObject>> = Api::all(client.clone());
+            watches.add(health, Id::Namespace(index), &what);
+            let changes = watch(api, selector, timeout, what, |object| {
+                Some((object.name_any().parse().ok()?, Namespace::from(&object.metadata)))
+            });
+            watches.push(changes, move |change| Event::Namespace(index, change));
+            watches.namespace_watches += 1;
+        }
+
+        for (index, spec) in config.clones.iter().enumerate() {
+            let what = watches.add_secret(health, Id::Secret(index), &spec.secret);
+            let changes = watch(Api::all(client.clone()), of_name(&spec.secret), timeout, what, |secret: Secret| {
+                Some((secret.namespace()?.parse().ok()?, SecretState::split(secret)))
+            });
+            watches.push(changes, move |change| Event::Secret(index, change));
+        }
+
+        let name = &config.certs_secret_name;
+        let what = watches.add_secret(health, Id::Certs, name);
+        let changes = watch(Api::all(client), of_name(name), timeout, what, |secret: Secret| {
+            Some((secret.namespace()?.parse().ok()?, Certs::inspect(secret.data.as_ref())))
+        });
+        watches.push(changes, Event::Certs);
+        watches
+    }
+
+    /// How many watches of namespaces there are.
+    pub fn namespace_watches(&self) -> usize {
+        self.namespace_watches
+    }
+
+    /// The next change. Failures are logged, once for each change of reason, and counted.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = self.events.next().await?;
+        match &event {
+            Event::Namespace(index, change) => self.note(Id::Namespace(*index), change),
+            Event::Secret(index, change) => self.note(Id::Secret(*index), change),
+            Event::Certs(change) => self.note(Id::Certs, change),
+        }
+        Some(event)
+    }
+
+    fn note<T>(&mut self, id: Id, change: &Change<T>) {
+        let Some(watch) = self.gates.get_mut(&id) else { return };
+        match change {
+            Change::ListBegins | Change::Listed(_) => {}
+            Change::Failed(problem) => {
+                let kind = if matches!(id, Id::Namespace(_)) { WatchKind::Namespace } else { WatchKind::Secret };
+                self.metrics.watch_errors.get_or_create(&WatchLabels { kind, reason: problem.reason.as_str() }).inc();
+                watch.fail(problem);
+            }
+            Change::ListEnds | Change::Applied(_) | Change::Deleted(_) => watch.recover(),
+        }
+    }
+
+    fn add_secret(&mut self, health: &Arc<Health>, id: Id, name: &SecretName) -> String {
+        let what = format!("secrets/{name} in all namespaces");
+        self.add(health, id, &what);
+        what
+    }
+
+    fn add(&mut self, health: &Arc<Health>, id: Id, what: &str) {
+        let gate = health.gate(format!("watch {what}"));
+        self.gates.insert(id, WatchGate { gate, loaded: false, problem: None });
+    }
+
+    fn push<T: Send + 'static>(
+        &mut self,
+        changes: impl Stream<Item = Change<(NamespaceName, T)>> + Send + 'static,
+        event: impl Fn(Change<(NamespaceName, T)>) -> Event + Send + 'static,
+    ) {
+        self.events.push(Box::pin(changes.map(event)));
+    }
+}
+
+impl WatchGate {
+    fn fail(&mut self, problem: &Problem) {
+        let reason = problem.reason.as_str();
+        let logged = self.problem.is_some_and(|(last, at)| last == reason && at.elapsed() < REMINDER);
+        if !logged {
+            self.problem = Some((reason, Instant::now()));
+            tracing::warn!(reason, detail = %problem, "a watch failed; it is tried again, what is known stays");
+        }
+        // Once loaded, memory serves on: an API server that is away does not make us unready.
+        if !self.loaded {
+            self.gate.fail(&problem.to_string());
+        }
+    }
+
+    fn recover(&mut self) {
+        if !std::mem::replace(&mut self.loaded, true) {
+            self.gate.set(true);
+        }
+        if self.problem.take().is_some() {
+            tracing::info!("the watch works again");
+        }
+    }
+}
+
+fn of_name(name: &SecretName) -> watcher::Config {
+    watcher::Config::default().fields(&format!("metadata.name={name}"))
+}

@@ -1,0 +1,176 @@
+//! Prometheus metrics: base units, bounded labels, one prefix.
+
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+use crate::names;
+
+/// All metrics of the program. Clones share the values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    /// Answers to admission reviews.
+    pub admissions: Family<AdmissionLabels, Counter>,
+    /// Time from a read review to its answer, in seconds.
+    pub admission_duration: Family<WebhookLabels, Histogram, fn() -> Histogram>,
+    /// Handlers that panicked; each was one HTTP 500.
+    pub panics: Counter,
+    /// Clones by their state.
+    pub clones: Family<CloneLabels, Gauge>,
+    /// Writes to clones, by what was done and how it ended.
+    pub writes: Family<WriteLabels, Counter>,
+    /// Time from the event that made a clone wrong to the write that made it right, in seconds.
+    pub sync_lag: Histogram,
+    /// Errors of watches, by the kind of object and reason.
+    pub watch_errors: Family<WatchLabels, Counter>,
+    /// When the certificate that is served expires, in seconds since the epoch.
+    pub certificate_not_after: Gauge,
+    /// Certificate files that could not be used; the former certificate stays.
+    pub certificate_reload_errors: Counter,
+}
+
+/// Labels of an admission answer.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct AdmissionLabels {
+    /// `mutate-pods` or `mutate-namespaces`.
+    pub webhook: &'static str,
+    /// `allowed`, `patched`, `denied` or `error`.
+    pub decision: &'static str,
+    /// Why, from the closed set of the module that decided.
+    pub reason: &'static str,
+}
+
+/// The webhook alone.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WebhookLabels {
+    /// `mutate-pods` or `mutate-namespaces`.
+    pub webhook: &'static str,
+}
+
+/// Labels of the clone gauge.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CloneLabels {
+    /// Name of the cloned Secret.
+    pub secret: String,
+    /// State of the clone, from the closed set of `sync`.
+    pub state: &'static str,
+}
+
+/// Labels of a write.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WriteLabels {
+    /// Name of the cloned Secret.
+    pub secret: String,
+    /// `create`, `update`, `replace` or `delete`.
+    pub action: &'static str,
+    /// `ok` or the reason of the failure.
+    pub result: &'static str,
+}
+
+/// Labels of a watch.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WatchLabels {
+    /// What is watched.
+    pub kind: WatchKind,
+    /// Reason of the error.
+    pub reason: &'static str,
+}
+
+/// What a watch watches.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum WatchKind {
+    Namespace,
+    Secret,
+}
+
+impl Metrics {
+    /// All metrics, registered, at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix(names::METRIC_PREFIX);
+        let metrics = Self {
+            registry: Arc::default(),
+            admissions: Family::default(),
+            admission_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_05, 2.0, 16))),
+            panics: Counter::default(),
+            clones: Family::default(),
+            writes: Family::default(),
+            sync_lag: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            watch_errors: Family::default(),
+            certificate_not_after: Gauge::default(),
+            certificate_reload_errors: Counter::default(),
+        };
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the running program", build);
+        registry.register("admissions", "Answers to admission reviews", metrics.admissions.clone());
+        registry.register(
+            "admission_duration_seconds",
+            "Time from a read review to its answer",
+            metrics.admission_duration.clone(),
+        );
+        registry.register("panics", "Handlers that panicked", metrics.panics.clone());
+        registry.register("clones", "Clones by their state", metrics.clones.clone());
+        registry.register("writes", "Writes to clones", metrics.writes.clone());
+        registry.register(
+            "sync_lag_seconds",
+            "Time from the event that made a clone wrong to the write that made it right",
+            metrics.sync_lag.clone(),
+        );
+        registry.register("watch_errors", "Errors of watches", metrics.watch_errors.clone());
+        registry.register(
+            "certificate_not_after_timestamp_seconds",
+            "When the certificate that is served expires",
+            metrics.certificate_not_after.clone(),
+        );
+        registry.register(
+            "certificate_reload_errors",
+            "Certificate files that could not be used",
+            metrics.certificate_reload_errors.clone(),
+        );
+        if let Ok(mut shared) = metrics.registry.lock() {
+            *shared = registry;
+        }
+        metrics
+    }
+
+    /// The metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut page = String::new();
+        if let Ok(registry) = self.registry.lock() {
+            // Writing to a String cannot fail.
+            let _ = text::encode(&mut page, &registry);
+        }
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_the_prefix_and_the_page_ends_as_openmetrics_does() {
+        let page = Metrics::new().encode();
+        for line in page.lines().filter(|line| line.starts_with("# HELP")) {
+            assert!(line.starts_with("# HELP gitlab_runner_webhook_"), "{line}");
+        }
+        assert!(page.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,5 @@
+//! What is known of the certificates in `certsSecretName`.
+
+mod certs;
+
+pub use certs::{Ca, Certs};
