@@ -162,7 +162,9 @@ impl Injection {
 
 fn is_windows(pod: &Value) -> bool {
     let spec = at(pod, &["spec"]);
-    [at(spec, &["os", "name"]), at(spec, &["nodeSelector", "kubernetes.io/os"])].iter().any(|os| os.as_str() == Some("windows"))
+    [at(spec, &["os", "name"]), at(spec, &["nodeSelector", "kubernetes.io/os"])]
+        .iter()
+        .any(|os| os.as_str() == Some("windows"))
 }
 
 /// What one kind of pod is to get.
@@ -283,7 +285,8 @@ impl<'a> Order<'a> {
     /// Sets variables that belong together, unless the user set one of them.
     fn set(&self, container: &Value, variables: Variables, additions: &mut Additions) {
         let file = |key: &str| format!("{}/{key}", self.mount);
-        let former = |name: &str| items(at(container, &["env"])).find(|variable| at(variable, &["name"]).as_str() == Some(name));
+        let former =
+            |name: &str| items(at(container, &["env"])).find(|variable| at(variable, &["name"]).as_str() == Some(name));
         let is_ours = |variable: &Value, key: &str| at(variable, &["value"]).as_str() == Some(&file(key));
         let mut of_user = variables
             .iter()
@@ -292,7 +295,7 @@ impl<'a> Order<'a> {
         if of_user.peek().is_some() {
             if self.kind == Kind::Manager {
                 additions.warnings.extend(of_user.map(|(name, key)| {
-                    Warning::new(format!("{name} is set already and is kept; the injected file is {}", file(key)))
+                    Warning::new(format!("{name} is set already and is kept; the mounted file is {}", file(key)))
                 }));
             }
             return;
@@ -343,7 +346,7 @@ impl<'a> Order<'a> {
             // GitLab's documentation tells users to do so.
             (Obstacle::ForeignMount, Kind::Job) => None,
             (Obstacle::ForeignMount, _) => Some(Warning::new(format!(
-                "{} holds something else than Secret {}: CI_SERVER_TLS_CA_FILE not set",
+                "CI_SERVER_TLS_* not set: {} is not mounted from Secret {}",
                 self.mount, self.secret
             ))),
         }

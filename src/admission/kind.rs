@@ -113,10 +113,7 @@ mod tests {
                 json!({"metadata": {"labels": {"pod": "runner-x-project-1"}}, "spec": {"containers": [{"name": "web"}]}}),
                 Kind::Other,
             ),
-            (
-                json!({"metadata": {"labels": {"pod": "web"}}, "spec": {"containers": [{"name": "build"}]}}),
-                Kind::Other,
-            ),
+            (json!({"metadata": {"labels": {"pod": "web"}}, "spec": {"containers": [{"name": "build"}]}}), Kind::Other),
             (
                 json!({"metadata": {"labels": {"runner.gitlab.com/pause-pod": "true", "job.runner.gitlab.com/pod": "x"}}}),
                 Kind::Pause,
@@ -132,10 +129,7 @@ mod tests {
             // A helm test of Big Bang.
             (json!({"metadata": {"labels": {"app": "gitlab-runner"}}}), Kind::Other),
             // A job that mounts the clone is still a job.
-            (
-                json!({"metadata": {"labels": job}, "spec": {"volumes": [{"secret": {"secretName": clone}}]}}),
-                Kind::Job,
-            ),
+            (json!({"metadata": {"labels": job}, "spec": {"volumes": [{"secret": {"secretName": clone}}]}}), Kind::Job),
         ];
         for (pod, kind) in table {
             assert_eq!(Kind::of(&pod, &Config::default()), kind, "{pod}");

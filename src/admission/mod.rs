@@ -4,6 +4,7 @@
 //! waits, or has a side effect, so a dry run is answered like any other request. No object under
 //! review is logged at any level.
 
+mod error;
 mod inject;
 mod kind;
 mod namespace;
@@ -15,7 +16,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 use bytes::Bytes;
 use tracing::{Span, debug, field::Empty, info, info_span};
 
-pub use review::ReviewError;
+pub use error::ReviewError;
 
 use self::{
     inject::{CertsView, inject},
@@ -106,7 +107,9 @@ impl Admission {
                 namespace::review(&request.object, &self.config, &self.snapshot.load())
             }
             // The webhook configuration asks for more than it should.
-            Webhook::MutatePods | Webhook::MutateNamespaces => Decision { reason: "other-request", ..Decision::default() },
+            Webhook::MutatePods | Webhook::MutateNamespaces => {
+                Decision { reason: "other-request", ..Decision::default() }
+            }
         }
     }
 
@@ -122,7 +125,13 @@ impl Admission {
         }
     }
 
-    fn account(&self, webhook: Webhook, (decision, reason): (&'static str, &'static str), started: Instant, span: &Span) {
+    fn account(
+        &self,
+        webhook: Webhook,
+        (decision, reason): (&'static str, &'static str),
+        started: Instant,
+        span: &Span,
+    ) {
         let (webhook, latency) = (webhook.as_str(), started.elapsed().as_secs_f64());
         span.record("decision", decision).record("reason", reason).record("latency_seconds", latency);
         self.metrics.admissions.get_or_create(&AdmissionLabels { webhook, decision, reason }).inc();

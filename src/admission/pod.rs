@@ -104,7 +104,8 @@ fn mount_path(mount: &Value) -> Option<PathBuf> {
 /// (read-only, squashed root) or last longer than the pod.
 fn is_writable(pod: &Value, mount: &Value) -> bool {
     let volume = at(mount, &["name"]).as_str().and_then(|name| volume(pod, name));
-    volume.is_some_and(|volume| at(volume, &["emptyDir"]).is_object()) && at(mount, &["readOnly"]).as_bool() != Some(true)
+    volume.is_some_and(|volume| at(volume, &["emptyDir"]).is_object())
+        && at(mount, &["readOnly"]).as_bool() != Some(true)
 }
 
 /// Whether a mount shows this key of a Secret as a file of the same name.
@@ -123,7 +124,8 @@ pub(super) fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool
 fn selects(source: &Value, key: &str) -> bool {
     at(source, &["items"]).is_null()
         || at(source, &["items"]).as_array().is_some_and(Vec::is_empty)
-        || items(at(source, &["items"])).any(|item| at(item, &["key"]).as_str() == Some(key) && at(item, &["path"]).as_str() == Some(key))
+        || items(at(source, &["items"]))
+            .any(|item| at(item, &["key"]).as_str() == Some(key) && at(item, &["path"]).as_str() == Some(key))
 }
 
 #[cfg(test)]

@@ -11,85 +11,11 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::error::ReviewError;
+
 /// The only version that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-
-/// Why a review got no decision. Nothing of its content is repeated in a message.
-#[derive(Debug, thiserror::Error)]
-pub enum ReviewError {
-    /// The body is longer than the limit.
-    #[error("the review is longer than {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: usize,
-    },
-    /// The body did not arrive in time.
-    #[error("the review did not arrive within {seconds} s")]
-    TooSlow {
-        /// The limit in seconds.
-        seconds: u64,
-    },
-    /// The connection broke while the body was read.
-    #[error("the review did not arrive in full")]
-    CutOff,
-    /// Something else than JSON was announced.
-    #[error("expected Content-Type: application/json")]
-    ContentType,
-    /// Not JSON, or a field of another type than in the API.
-    #[error("the body is not a JSON AdmissionReview: {problem} at line {line} column {column}")]
-    Json {
-        /// What kind of problem it is.
-        problem: &'static str,
-        /// Line of the body, from 1.
-        line: usize,
-        /// Column of that line.
-        column: usize,
-    },
-    /// A version that was removed from Kubernetes in 1.22.
-    #[error("admission.k8s.io/v1beta1 is not spoken here: set admissionReviewVersions: [v1] in the webhook configuration")]
-    Version,
-    /// Another object.
-    #[error("expected kind AdmissionReview of apiVersion admission.k8s.io/v1")]
-    Kind,
-    /// A field that each review has is not there.
-    #[error("the AdmissionReview has no {field}")]
-    Missing {
-        /// Path of the field.
-        field: &'static str,
-    },
-    /// The answer could not be written as JSON.
-    #[error("the answer cannot be written as JSON")]
-    Answer,
-}
-
-impl ReviewError {
-    /// The reason as metric label and log field.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::TooLarge { .. } => "too-large",
-            Self::TooSlow { .. } => "too-slow",
-            Self::CutOff => "cut-off",
-            Self::ContentType => "content-type",
-            Self::Json { .. } => "not-json",
-            Self::Version => "version",
-            Self::Kind => "kind",
-            Self::Missing { .. } => "incomplete",
-            Self::Answer => "answer",
-        }
-    }
-
-    /// The HTTP status that says it.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::TooLarge { .. } => 413,
-            Self::TooSlow { .. } => 408,
-            Self::ContentType => 415,
-            Self::CutOff | Self::Json { .. } | Self::Version | Self::Kind | Self::Missing { .. } => 400,
-            Self::Answer => 500,
-        }
-    }
-}
 
 /// The part of a request that decisions are made from.
 #[derive(Deserialize)]
@@ -345,7 +271,11 @@ mod tests {
             (String::new(), "not-json", "ends too early"),
             ("hunter2".to_owned(), "not-json", "bad syntax at line 1"),
             ("[]".to_owned(), "not-json", "AdmissionReview"),
-            (json!({"apiVersion": "admission.k8s.io/v1", "kind": {"hunter2": 1}}).to_string(), "not-json", "wrong type"),
+            (
+                json!({"apiVersion": "admission.k8s.io/v1", "kind": {"hunter2": 1}}).to_string(),
+                "not-json",
+                "wrong type",
+            ),
             ("[".repeat(100_000), "not-json", "line 1"),
             ("{}".to_owned(), "kind", "admission.k8s.io/v1"),
             (json!({"apiVersion": "v1", "kind": "hunter2"}).to_string(), "kind", "AdmissionReview"),
@@ -410,10 +340,7 @@ mod tests {
         let response = &answer(decision)["response"];
         assert_eq!((&response["patchType"], &response["warnings"]), (&json!("JSONPatch"), &json!(["w"])));
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
-        assert_eq!(
-            serde_json::from_slice::<Value>(&patch).unwrap(),
-            json!([{"op": "add", "path": "/a", "value": 1}])
-        );
+        assert_eq!(serde_json::from_slice::<Value>(&patch).unwrap(), json!([{"op": "add", "path": "/a", "value": 1}]));
     }
 
     #[test]

@@ -187,13 +187,17 @@ impl Server {
 
 /// The next connection, however long the system has none for us.
 async fn accept(socket: &TcpListener) -> TcpStream {
+    let mut said = false;
     loop {
         match socket.accept().await {
             Ok((stream, _)) => return stream,
             // It was closed before it was accepted.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
-                warn!(%error, "cannot accept connections, trying again");
+                if !said {
+                    warn!(%error, "cannot accept connections, trying again");
+                    said = true;
+                }
                 sleep(ACCEPT_BACK_OFF).await;
             }
         }

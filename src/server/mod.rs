@@ -3,6 +3,8 @@
 mod listener;
 mod resolver;
 mod routes;
+#[cfg(test)]
+mod testing;
 
 pub use listener::{BindError, Server, bind};
 pub use resolver::{Certificate, CertificateError, CertificateFiles};

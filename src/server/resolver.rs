@@ -200,8 +200,10 @@ impl Contents {
     /// The certificate with its key, and when it expires in seconds since the epoch.
     fn parse(self, files: &CertificateFiles) -> Result<(CertifiedKey, i64), CertificateError> {
         let (cert, key) = (files.cert.clone(), files.key.clone());
-        let pem = self.cert.map_err(|source| CertificateError::Read { file: cert.clone(), flag: "--tls-cert", source })?;
-        let secret = self.key.map_err(|source| CertificateError::Read { file: key.clone(), flag: "--tls-key", source })?;
+        let pem =
+            self.cert.map_err(|source| CertificateError::Read { file: cert.clone(), flag: "--tls-cert", source })?;
+        let secret =
+            self.key.map_err(|source| CertificateError::Read { file: key.clone(), flag: "--tls-key", source })?;
 
         let no_certificate = || CertificateError::NoCertificate { file: cert.clone() };
         let chain: Vec<CertificateDer<'static>> =
