@@ -1,6 +1,6 @@
 //! A control plane with the shipped manifests, and words for what tests do in it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use control_plane::{AuditEvent, Builder, ControlPlane};
 use k8s_openapi::{
@@ -86,7 +86,12 @@ impl Cluster {
             .service_account_kubeconfig("gitlab-runner-webhook", "gitlab-runner-webhook")
             .await
             .expect("a token for the shipped ServiceAccount");
-        ToolBuilder::new(binary, &kubeconfig, &self.certificate, self.plane.dir())
+        self.tool_from(binary, &kubeconfig)
+    }
+
+    /// The program, not started yet, with a kubeconfig of the caller's.
+    pub fn tool_from(&self, binary: &str, kubeconfig: &Path) -> ToolBuilder {
+        ToolBuilder::new(binary, kubeconfig, &self.certificate, self.plane.dir())
     }
 
     /// Creates a namespace, with labels.

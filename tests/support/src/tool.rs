@@ -1,6 +1,8 @@
 //! The program as a child process: started, listened to, stopped.
 
 use std::{
+    io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -24,13 +26,18 @@ pub struct ToolBuilder {
     config: Option<String>,
 }
 
-/// The running program. Killed when dropped.
+/// The running program. Killed when dropped, and when the process that started it is killed.
 pub struct Tool {
     child: Child,
+    // After the child, so that it is dropped later.
+    _watchdog: Watchdog,
     log: Log,
     /// When the process was started.
     pub started: Instant,
 }
+
+/// Kills the program when this process ends without a word; its pipe closes then.
+struct Watchdog(std::process::Child);
 
 /// Its log lines so far, each parsed.
 #[derive(Clone, Default)]
@@ -103,7 +110,8 @@ impl ToolBuilder {
         let log = Log::default();
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         tokio::spawn(log.clone().collect(lines));
-        Tool { child, log, started }
+        let watchdog = Watchdog::new(child.id().expect("the program runs"));
+        Tool { child, _watchdog: watchdog, log, started }
     }
 }
 
@@ -190,7 +198,8 @@ impl Tool {
     /// When it does not end.
     pub async fn stop(mut self) -> ExitStatus {
         let pid = self.pid().to_string();
-        let kill = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill runs");
+        // The shell's own kill: not every machine has a program of that name.
+        let kill = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().await.expect("sh runs");
         assert!(kill.success());
         self.ended().await
     }
@@ -228,6 +237,30 @@ impl Tool {
             assert!(Instant::now() < give_up, "waited in vain: {what}; its log:\n{}", self.log_text());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+}
+
+impl Watchdog {
+    fn new(pid: u32) -> Self {
+        let watchdog = std::process::Command::new("sh")
+            .args(["-c", "read -r word || kill -KILL \"$1\"", "sh", &pid.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C in a terminal must not reach it.
+            .process_group(0)
+            .spawn();
+        Self(watchdog.expect("sh runs"))
+    }
+}
+
+impl Drop for Watchdog {
+    /// The word keeps it from killing whoever has the process id by now.
+    fn drop(&mut self) {
+        if let Some(input) = &mut self.0.stdin {
+            let _ = input.write_all(b"done\n");
+        }
+        let _ = self.0.wait();
     }
 }
 
