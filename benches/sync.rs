@@ -5,6 +5,14 @@
 //! same kind of event, one after the other in turn; a third party, a watch as admin, sees the clones.
 //! What is shown are ratios: absolute numbers are the machine's.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Stdio,
@@ -15,7 +23,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    config::KubeConfigOptions,
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::json;
@@ -111,7 +120,7 @@ async fn measure(cluster: &Cluster, title: &str) -> Outcome {
     let tool = cluster.tool(BINARY).await.config(CONFIG).flag("--log-level", "info").start().await;
     let resident = tool.resident_bytes();
     let floor = start_floor(cluster).await;
-    let seen = Seen::start(cluster.admin.clone());
+    let seen = Seen::start(&cluster.admin);
 
     let mut namespaces = [Vec::new(), Vec::new()];
     for sample in 0..SAMPLES {
@@ -143,8 +152,7 @@ async fn measure(cluster: &Cluster, title: &str) -> Outcome {
     let mut bursts = [Vec::new(), Vec::new()];
     let mut updates = [Vec::new(), Vec::new()];
     for round in 0..BURST_ROUNDS {
-        for (side, (bursts, updates)) in
-            [Side::Floor, Side::Tool].into_iter().zip(bursts.iter_mut().zip(&mut updates))
+        for (side, (bursts, updates)) in [Side::Floor, Side::Tool].into_iter().zip(bursts.iter_mut().zip(&mut updates))
         {
             forget_all(cluster, &seen).await;
             let prefix = format!("{}-{run}-{round}-", side.label());
@@ -190,32 +198,35 @@ fn report(what: &str, [floor, tool]: &[Vec<Duration>; 2], tail: usize, goal: f64
 /// The least that can be done, as a process of its own.
 async fn floor(kubeconfig: &str) {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a configuration");
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
     let client = Client::try_from(config).expect("a client");
 
     let sources: Api<Secret> = Api::namespaced(client.clone(), SOURCE_NAMESPACE);
     let (publish, source) = watch::channel(None);
     let follow = watcher(sources, watcher::Config::default().fields(&format!("metadata.name={FLOOR_SECRET}")))
         .applied_objects()
-        .try_for_each(async |secret| Ok(drop(publish.send(secret.data))));
+        .try_for_each(async |secret| {
+            let _ = publish.send(secret.data);
+            Ok(())
+        });
 
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let known = std::sync::Mutex::new(BTreeSet::<String>::new());
     let (created, arrivals) = tokio::sync::mpsc::unbounded_channel();
-    let arrive =
-        watcher(namespaces, watcher::Config::default().labels("bench=floor")).try_for_each(async |event| {
-            let mut known = known.lock().expect("the list");
-            match event {
-                watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace) => {
-                    if known.insert(namespace.name_any()) {
-                        let _ = created.send(namespace.name_any());
-                    }
+    let arrive = watcher(namespaces, watcher::Config::default().labels("bench=floor")).try_for_each(async |event| {
+        let mut known = known.lock().expect("the list");
+        match event {
+            watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace) => {
+                if known.insert(namespace.name_any()) {
+                    let _ = created.send(namespace.name_any());
                 }
-                watcher::Event::Delete(namespace) => drop(known.remove(&namespace.name_any())),
-                watcher::Event::Init | watcher::Event::InitDone => {}
             }
-            Ok(())
-        });
+            watcher::Event::Delete(namespace) => drop(known.remove(&namespace.name_any())),
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+        Ok(())
+    });
 
     let apply = async |name: String| {
         let api: Api<Secret> = Api::namespaced(client.clone(), &name);
@@ -257,7 +268,7 @@ async fn start_floor(cluster: &Cluster) -> tokio::process::Child {
 struct Seen([watch::Receiver<BTreeMap<String, String>>; 2]);
 
 impl Seen {
-    fn start(client: Client) -> Self {
+    fn start(client: &Client) -> Self {
         Self([Side::Floor, Side::Tool].map(|side| {
             let (publish, clones) = watch::channel(BTreeMap::new());
             let api: Api<Secret> = Api::all(client.clone());
@@ -314,7 +325,7 @@ async fn forget_all(cluster: &Cluster, seen: &Seen) {
             let patch = Patch::Merge(json!({"metadata": {"labels": {"bench": null}}}));
             api.patch(&namespace.name_any(), &PatchParams::default(), &patch).await.expect("the label goes");
             let floor: Api<Secret> = Api::namespaced(cluster.admin.clone(), &namespace.name_any());
-            let _ = floor.delete(FLOOR_SECRET, &Default::default()).await;
+            let _ = floor.delete(FLOOR_SECRET, &DeleteParams::default()).await;
         })
         .await;
     for side in [Side::Floor, Side::Tool] {
@@ -348,6 +359,6 @@ fn ms(time: Duration) -> String {
 }
 
 fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0)
+    let tenths = bytes * 10 / 1024 / 1024;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
-

@@ -1,4 +1,40 @@
 //! Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
+//!
+//! One process, two flows, each one way:
+//!
+//! ```text
+//!   API server ──watch──▶ stores ──▶ Observed ──plan──▶ Plan ──write──▶ API server        sync
+//!                           │
+//!                       Snapshot         (the one place where the flows meet)
+//!                           │
+//!   API server ──review──▶ kind ──▶ inject or warn ──▶ response                           admission
+//! ```
+//!
+//! **Sync** ([`sync`]) keeps each *clone* (a Secret in a *runner namespace*) equal to its *source*. It is
+//! level-triggered: an event only says "look again", and what is stored decides. A write happens after
+//! a quorum read of the source that began later than the event; a create cannot hit what is there, an
+//! update cannot hit a version that was not seen. So several replicas need no leader.
+//!
+//! **Admission** ([`admission`], [`server`]) answers the API server's reviews from memory: certificates for
+//! *manager pods* and *job pods*, a warning for a runner namespace whose source is missing. It writes
+//! nothing and asks nobody.
+//!
+//! | module | what it is | may know |
+//! |---|---|---|
+//! | [`names`] | every name that code and manifests share | nothing |
+//! | [`config`] | file and flags, parsed into what can be acted on | `names` |
+//! | [`trust`] | what is known of `certsSecretName` | `names` |
+//! | [`cluster`] | clients, watches, what errors mean | `names` |
+//! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
+//! | [`sync`] | observe, plan, queue, write, driver | `cluster`, `config`, `snapshot`, `trust` |
+//! | [`admission`] | review, kind, inject, namespace | `config`, `snapshot`, `trust` |
+//! | [`server`] | TLS, timers, caps, routes | `admission` |
+//! | [`telemetry`] | logs, metrics, health | `config`, `names` |
+//! | [`run`] | puts the parts together | everything |
+//!
+//! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an
+//! argument; they are tested by tables and properties, the rest against a real API server.
+
 pub mod admission;
 mod backoff;
 pub mod cluster;

@@ -1,5 +1,13 @@
 //! Bad input: one clear error that names the thing, exit code 1, nothing asked of the API server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use std::{
     fs,
     net::TcpListener,
@@ -97,7 +105,8 @@ fn a_kubeconfig_that_does_not_work() {
     fixture.refuses(&[("--kubeconfig", &garbage)], &[&garbage]);
     let empty = fixture.write("empty", "{}");
     fixture.refuses(&[("--kubeconfig", &empty)], &[&empty]);
-    let context = fixture.write("context", &fixture.kubeconfig.replace("\"current-context\": \"x\"", "\"current-context\": \"y\""));
+    let context = fixture
+        .write("context", &fixture.kubeconfig.replace("\"current-context\": \"x\"", "\"current-context\": \"y\""));
     fixture.refuses(&[("--kubeconfig", &context)], &[&context, "y"]);
 }
 

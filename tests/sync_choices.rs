@@ -1,6 +1,14 @@
 //! Rows of the contract that depend on the configuration: whose Secret it is, which namespaces are
 //! runner namespaces, how many clones there are.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use kube::{
     ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams},
@@ -29,7 +37,8 @@ fn one_clone(field: &str) -> String {
 
 async fn in_state(tool: &Tool, state: &str, count: f64) {
     let gauge = format!("gitlab_runner_webhook_clones{{secret=\"{SECRET}\",state=\"{state}\"}}");
-    wait::until(format!("{gauge} is {count}"), || async { (tool.metric(&gauge).await == Some(count)).then_some(()) }).await;
+    wait::until(format!("{gauge} is {count}"), || async { (tool.metric(&gauge).await == Some(count)).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +237,8 @@ async fn any_number_of_clones_in_any_number_of_namespaces() {
     assert!(tool.stop().await.success());
     let _tool = cluster.tool(BINARY).await.config(&config.replace("one, two, three", "one, three")).start().await;
     for secret in secrets {
-        wait::until("the clone in two goes", || async { cluster.secret("two", secret).await.is_none().then_some(()) }).await;
+        wait::until("the clone in two goes", || async { cluster.secret("two", secret).await.is_none().then_some(()) })
+            .await;
         assert!(cluster.secret("one", secret).await.is_some());
     }
 }

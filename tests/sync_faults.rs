@@ -1,6 +1,14 @@
 //! Faults: rights that are missing, an API server that is away, slow or cross, quotas, policies.
 //! Each time the clone converges, nothing is deleted, and nothing runs hot.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use std::path::PathBuf;
 
 use kube::api::{Patch, PatchParams};
@@ -214,7 +222,12 @@ async fn writes_and_reads_that_fail_are_tried_again_with_pauses() {
     }
     // A create that fails the same way.
     proxy.fail(Fault {
-        method: "PATCH", path: "gitlab-runner/secrets", code: 500, reason: "InternalError", retry_after: 0, times: 3,
+        method: "PATCH",
+        path: "gitlab-runner/secrets",
+        code: 500,
+        reason: "InternalError",
+        retry_after: 0,
+        times: 3,
     });
     cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
     followed(&cluster, "GET-504").await;
@@ -235,11 +248,11 @@ async fn watches_that_expire_fail_or_fall_silent_are_opened_anew() {
         followed(&cluster, reason).await;
     }
 
-    proxy.silence(true);
+    proxy.silence(Some("/secrets"));
     rotate(&cluster, "unheard").await;
     let edit = json!({"stringData": {"stray": "x"}});
     cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &edit).await;
-    proxy.silence(false);
+    proxy.silence(None);
     followed(&cluster, "unheard").await;
 
     let there = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
@@ -262,7 +275,33 @@ async fn whoever_keeps_changing_a_clone_is_answered_ever_more_slowly() {
     tool.logged("the fight", |line| line["state"] == "fought-over").await;
     fighter.abort();
     let _ = fighter.await;
-    cluster
-        .secret_that("is right in the end", RUNNER_NAMESPACE, SECRET, |there| has_data(there, &TOKEN))
-        .await;
+    cluster.secret_that("is right in the end", RUNNER_NAMESPACE, SECRET, |there| has_data(there, &TOKEN)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_in_between_unseen_is_not_written_over() {
+    let cluster = mission().await;
+    let client = cluster.plane.service_account_client("gitlab-runner-webhook", "gitlab-runner-webhook").await.unwrap();
+    let proxy = Proxy::start(client).await;
+    let kubeconfig = cluster.plane.dir().join("proxy");
+    std::fs::write(&kubeconfig, proxy.kubeconfig()).unwrap();
+    let config = format!("clones: [{{secret: {SECRET}, from: {SOURCE_NAMESPACE}, onForeignTarget: refuse}}]\n");
+    // The first writes fail; meanwhile somebody else takes the clone's name, and no watch tells.
+    let fault =
+        Fault { method: "PATCH", path: "/secrets", code: 429, reason: "TooManyRequests", retry_after: 1, times: 1 };
+    proxy.fail(fault);
+    let tool = cluster.tool_from(BINARY, &kubeconfig).config(&config).flag("--watch-timeout", "5").spawn();
+    wait::until("a create failed", || async { (proxy.faults_left() == 0).then_some(()) }).await;
+    proxy.silence(Some("/secrets"));
+    let foreign = cluster.put_secret(RUNNER_NAMESPACE, SECRET, &[("their-key", "their-value")]).await;
+    wait::until("the create is refused", || async {
+        let (_, page) = tool.get("/metrics").await;
+        let refused = "action=\"create\",result=\"conflict\"";
+        page.lines().any(|line| line.contains(refused) && !line.ends_with(" 0")).then_some(())
+    })
+    .await;
+    proxy.silence(None);
+    tool.logged("the conflict", |line| line["state"] == "conflict").await;
+    let there = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
+    assert_eq!(there.metadata.resource_version, foreign.metadata.resource_version);
 }

@@ -1,6 +1,14 @@
 //! What it does not do: no write and no request beyond watches at rest, no write after a restart,
 //! nothing that the shipped rights do not name.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -10,7 +18,7 @@ use kube::{
 };
 use serde_json::json;
 use test_support::{
-    Cluster,
+    Cluster, Setup,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
     control_plane::ControlPlane,
 };
@@ -21,7 +29,7 @@ const MANIFEST_ACCOUNT: &str = "gitlab-runner-webhook";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_rest_and_after_a_restart_nothing_is_written() {
-    let cluster = Cluster::start_as(ControlPlane::builder().audit_starts(true), Default::default()).await;
+    let cluster = Cluster::start_as(ControlPlane::builder().audit_starts(true), Setup::default()).await;
     cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
@@ -107,10 +115,20 @@ async fn the_shipped_rights_open_nothing_else() {
 
     let can = cluster
         .plane
-        .kubectl(&["auth", "can-i", "--list", "--as", &format!("system:serviceaccount:{MANIFEST_ACCOUNT}:{MANIFEST_ACCOUNT}")])
+        .kubectl(&[
+            "auth",
+            "can-i",
+            "--list",
+            "--as",
+            &format!("system:serviceaccount:{MANIFEST_ACCOUNT}:{MANIFEST_ACCOUNT}"),
+        ])
         .await
         .unwrap();
     // Columns: resource, URLs, names, verbs.
-    let names: Vec<_> = can.lines().filter(|line| line.starts_with("secrets")).filter_map(|line| line.split_whitespace().nth(2)).collect();
-    assert!(!names.is_empty() && names.iter().all(|names| *names != "[]"), "{can}");
+    let granted: Vec<_> = can
+        .lines()
+        .filter(|line| line.starts_with("secrets"))
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .collect();
+    assert!(!granted.is_empty() && granted.iter().all(|names| *names != "[]"), "{can}");
 }

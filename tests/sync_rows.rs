@@ -1,10 +1,18 @@
 //! The rows of the contract about source, clone and namespace, in each order in which
 //! namespace, source and tool can come.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use test_support::{
@@ -93,7 +101,8 @@ async fn source_data_changes(cluster: &Cluster) {
 
 async fn source_labels_change(cluster: &Cluster) {
     let before = cluster.writes().await.len();
-    let labels = json!({"metadata": {"labels": {"chart": "gitlab-9.10.1"}, "annotations": {"a": "b"}, "finalizers": null}});
+    let labels =
+        json!({"metadata": {"labels": {"chart": "gitlab-9.10.1"}, "annotations": {"a": "b"}, "finalizers": null}});
     cluster.patch_secret(SOURCE_NAMESPACE, SECRET, &labels).await;
     // One watch brings source and clones in order: when the edit is repaired, the labels were seen.
     edit_and_see_it_repaired(cluster, "third").await;
@@ -148,14 +157,16 @@ async fn namespace_terminates_and_comes_back(cluster: &Cluster, tool: &Tool) {
     let brake = json!({"metadata": {"name": "brake", "finalizers": ["example.com/brake"]}});
     maps.create(&PostParams::default(), &serde_json::from_value(brake).unwrap()).await.unwrap();
     let before = cluster.writes().await.len();
-    cluster.namespaces().delete(RUNNER_NAMESPACE, &Default::default()).await.unwrap();
+    cluster.namespaces().delete(RUNNER_NAMESPACE, &DeleteParams::default()).await.unwrap();
     in_state(tool, "namespace-terminating").await;
     wait::until("the clone went with its namespace", || async {
         cluster.secret(RUNNER_NAMESPACE, SECRET).await.is_none().then_some(())
     })
     .await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "seventh")]).await;
-    maps.patch("brake", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    maps.patch("brake", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}})))
+        .await
+        .unwrap();
     in_state(tool, "namespace-absent").await;
     assert_eq!(cluster.writes().await.len(), before, "nothing is written to a namespace that goes");
 

@@ -1,5 +1,13 @@
 //! The webhook as the API server calls it, registered by the shipped manifests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
 use std::fs;
 
 use http::{Request, header::CONTENT_TYPE};
@@ -60,7 +68,12 @@ async fn put_certs(cluster: &Cluster, keys: &[&str]) {
 }
 
 /// Creates a pod; returns it as it was stored, and the warnings of the answer.
-async fn create_pod(cluster: &Cluster, namespace: &str, pod: &Value, dry_run: bool) -> Result<(Pod, Vec<String>), String> {
+async fn create_pod(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &Value,
+    dry_run: bool,
+) -> Result<(Pod, Vec<String>), String> {
     let query = if dry_run { "?dryRun=All" } else { "" };
     let request = Request::post(format!("/api/v1/namespaces/{namespace}/pods{query}"))
         .header(CONTENT_TYPE, "application/json")
@@ -97,7 +110,8 @@ fn variable<'a>(pod: &'a Pod, container: &str, name: &str) -> Option<&'a str> {
 fn mounted(pod: &Pod, container: &str, path: &str) -> Option<(String, Vec<String>)> {
     let spec = pod.spec.as_ref()?;
     let container = spec.containers.iter().find(|one| one.name == container)?;
-    let mount = container.volume_mounts.iter().flatten().find(|mount| mount.mount_path.trim_end_matches('/') == path)?;
+    let mount =
+        container.volume_mounts.iter().flatten().find(|mount| mount.mount_path.trim_end_matches('/') == path)?;
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
     let secret = volume.secret.as_ref()?;
     let keys = secret.items.iter().flatten().map(|item| item.key.clone()).collect();
@@ -110,7 +124,11 @@ async fn the_charts_deployment_gets_its_pod_with_the_ca_mounted() {
     put_certs(&cluster, &["ca.crt"]).await;
     for file in ["deployments/gitlab-runner.yaml", "deployments/gitlab-runner-with-certs.yaml"] {
         for object in fixture(file) {
-            cluster.plane.kubectl_with_stdin(&["apply", "-n", RUNNER_NAMESPACE, "-f", "-"], &object.to_string()).await.unwrap();
+            cluster
+                .plane
+                .kubectl_with_stdin(&["apply", "-n", RUNNER_NAMESPACE, "-f", "-"], &object.to_string())
+                .await
+                .unwrap();
         }
         let pods: Api<Pod> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
         let runners = ListParams::default().labels("app=gitlab-runner");
@@ -149,7 +167,8 @@ async fn a_job_pod_gets_the_ca_and_never_the_key() {
     assert!(mounted(&pod, "build", JOB_CERTS).is_none() && warnings.is_empty());
 
     // The answer is in the API server's own metrics and audit log, and in ours.
-    let admitted = "gitlab_runner_webhook_admissions_total{webhook=\"mutate-pods\",decision=\"patched\",reason=\"injected\"}";
+    let admitted =
+        "gitlab_runner_webhook_admissions_total{webhook=\"mutate-pods\",decision=\"patched\",reason=\"injected\"}";
     assert!(tool.metric(admitted).await.unwrap() >= 1.0);
 }
 
@@ -159,7 +178,10 @@ async fn without_certificates_nothing_dangles_and_the_client_is_warned() {
     let (pod, warnings) = create_pod(&cluster, RUNNER_NAMESPACE, &job_pod("without"), false).await.unwrap();
     assert!(mounted(&pod, "build", JOB_CERTS).is_none());
     assert_eq!(variable(&pod, "build", "NODE_EXTRA_CA_CERTS"), None);
-    assert!(warnings.iter().any(|warning| warning.contains("gitlab-runner/gitlab-runner-certs is missing")), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.contains("gitlab-runner/gitlab-runner-certs is missing")),
+        "{warnings:?}"
+    );
 
     let mut garbage = secret(CERTS, &[("ca.crt", "not PEM")]);
     garbage.metadata.namespace = Some(RUNNER_NAMESPACE.into());

@@ -126,9 +126,8 @@ impl fmt::Display for Problem {
 }
 
 fn classify(status: &Status) -> Reason {
-    let cause = |reason: &str| {
-        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == reason)
-    };
+    let cause =
+        |reason: &str| status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == reason);
     match status.code {
         401 => Reason::Unauthorized,
         403 if cause("NamespaceTerminating") => Reason::NamespaceTerminating,

@@ -67,7 +67,7 @@ where
     let config = selector.timeout(seconds).page_size(PAGE_SIZE);
     watcher::watcher(api, config)
         // A list begins with an event that says so before anything was asked: only a quiet minute counts as success.
-        .backoff(ResetTimerBackoff::new(Reconnect::default(), Duration::from_secs(60)))
+        .backoff(ResetTimerBackoff::new(Reconnect::default(), Duration::from_mins(1)))
         .filter_map(move |event| {
             future::ready(match event {
                 Ok(Event::Init) => Some(Change::ListBegins),

@@ -6,9 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use kube::core::Selector;
 use serde::Deserialize;
 
-use super::{
-    CloneSpec, Config, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, RunnerNamespaces, SecretName,
-};
+use super::{CloneSpec, Config, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, RunnerNamespaces, SecretName};
 use crate::names;
 
 /// Why a configuration file cannot be used.
@@ -209,7 +207,10 @@ impl CloneFile {
 impl SelectorFile {
     fn check(self, field: &str) -> Result<Selector, ConfigError> {
         if self.match_labels.is_empty() && self.match_expressions.is_empty() {
-            return Err(invalid(field, "an empty selector would match every namespace; give matchLabels or matchExpressions"));
+            return Err(invalid(
+                field,
+                "an empty selector would match every namespace; give matchLabels or matchExpressions",
+            ));
         }
         for (key, value) in &self.match_labels {
             check_label_key(&format!("{field}.matchLabels"), key)?;
@@ -263,7 +264,9 @@ fn check_label_key(field: &str, key: &str) -> Result<(), ConfigError> {
     }
     Err(invalid(
         field,
-        format!("{key:?} is not a label key: expected [prefix/]name, name of at most 63 letters, digits, '-', '_' and '.'"),
+        format!(
+            "{key:?} is not a label key: expected [prefix/]name, name of at most 63 letters, digits, '-', '_' and '.'"
+        ),
     ))
 }
 
@@ -363,7 +366,11 @@ mod tests {
                 "matchExpressions[0]",
                 "one of In, NotIn",
             ),
-            ("runnerNamespaces: {selectors: [{matchExpressions: [{key: a, operator: In}]}]}", "[0]", "at least one value"),
+            (
+                "runnerNamespaces: {selectors: [{matchExpressions: [{key: a, operator: In}]}]}",
+                "[0]",
+                "at least one value",
+            ),
             ("clones: [{secret: s}]", "from", "missing"),
             ("clones: [{secret: s, from: a}, {secret: s, from: b}]", "clones[1].secret", "twice"),
             ("clones: [{secret: s, from: gitlab-runner}]", "clones[0].from", "own clone"),

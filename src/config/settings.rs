@@ -17,7 +17,7 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", env = "GITLAB_RUNNER_WEBHOOK_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Kubeconfig file. Without it: the pod's ServiceAccount, else ~/.kube/config.
+    /// Kubeconfig file. Without it: the pod's service account, else ~/.kube/config.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
 
@@ -32,13 +32,21 @@ pub struct Settings {
     pub probe_listen: SocketAddr,
 
     /// Serving certificate chain (PEM). Read again when it changes.
-    #[arg(long, value_name = "FILE", env = "GITLAB_RUNNER_WEBHOOK_TLS_CERT",
-          default_value = "/etc/gitlab-runner-webhook/tls/tls.crt")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "GITLAB_RUNNER_WEBHOOK_TLS_CERT",
+        default_value = "/etc/gitlab-runner-webhook/tls/tls.crt"
+    )]
     pub tls_cert: PathBuf,
 
     /// Private key of the serving certificate (PEM).
-    #[arg(long, value_name = "FILE", env = "GITLAB_RUNNER_WEBHOOK_TLS_KEY",
-          default_value = "/etc/gitlab-runner-webhook/tls/tls.key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "GITLAB_RUNNER_WEBHOOK_TLS_KEY",
+        default_value = "/etc/gitlab-runner-webhook/tls/tls.key"
+    )]
     pub tls_key: PathBuf,
 
     /// How often the certificate files are looked at.
@@ -89,7 +97,9 @@ mod tests {
     fn the_parser_is_consistent_and_every_flag_has_an_environment_variable() {
         let command = Settings::command();
         command.clone().debug_assert();
-        for argument in command.get_arguments().filter(|argument| !["help", "version"].contains(&argument.get_id().as_str())) {
+        for argument in
+            command.get_arguments().filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
+        {
             assert!(argument.get_env().is_some(), "{}", argument.get_id());
         }
     }
@@ -98,7 +108,7 @@ mod tests {
     fn defaults() {
         let settings = Settings::try_parse_from(["x"]).unwrap();
         assert_eq!(settings.listen.to_string(), "[::]:10250");
-        assert_eq!(settings.watch_timeout, Duration::from_secs(60));
+        assert_eq!(settings.watch_timeout, Duration::from_mins(1));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Driver {
 struct Read {
     running: bool,
     /// The latest answer, and the latest mark when it was asked for.
-    answer: Option<(u64, Option<Source>)>,
+    answer: Option<(u64, Option<Arc<Source>>)>,
     failures: u32,
     not_before: Option<Instant>,
     /// Clones that need a later read before they are written.
@@ -63,15 +63,24 @@ struct Read {
 
 /// Something that ran beside the loop has ended.
 enum Done {
-    Read { clone: usize, mark: u64, result: Result<Option<Source>, Problem> },
-    Write { target: Target, action: Action, result: Result<(), Problem> },
+    Read {
+        clone: usize,
+        mark: u64,
+        result: Result<Option<Arc<Source>>, Problem>,
+    },
+    /// `Ok(false)`: it turned out that nothing was to be written.
+    Write {
+        target: Target,
+        action: Action,
+        result: Result<bool, Problem>,
+    },
 }
 
 /// A write, as it is reported.
 struct Action {
     name: &'static str,
-    /// Resource version of the source that was written, when an existing clone was made right.
-    repaired: Option<String>,
+    /// Resource version of the source whose content was written.
+    version: Option<String>,
     /// Names of the keys that a foreign Secret had.
     replaced_keys: Option<Vec<String>>,
 }
@@ -166,6 +175,12 @@ impl Driver {
         for clone in 0..self.reads.len() {
             self.read_if_wanted(clone, now);
         }
+        if self.queue.is_empty() {
+            // Nothing is left to write: the content of the sources need not be held.
+            for read in &mut self.reads {
+                read.answer = None;
+            }
+        }
     }
 
     fn look_at(&mut self, target: Target, mark: u64) {
@@ -177,7 +192,8 @@ impl Driver {
             Plan::Rest(_) | Plan::Delete(Unwanted::NotSelected) => Some((seen, None)),
             _ => self.reads.get(target.clone).and_then(|read| read.answer.as_ref()).filter(|(at, _)| *at >= mark).map(
                 |(_, source)| {
-                    let view = source.as_ref().map_or(SourceView::Missing, SourceView::Present);
+                    let view =
+                        source.as_deref().map_or(SourceView::Missing, |source| SourceView::Present(&source.state));
                     (plan(spec, view, namespace, there), source.clone())
                 },
             ),
@@ -199,9 +215,9 @@ impl Driver {
         }
     }
 
-    fn begin(&mut self, target: Target, plan: Plan, source: Option<Source>, there: Option<SecretState>) {
+    fn begin(&mut self, target: Target, plan: Plan, source: Option<Arc<Source>>, there: Option<SecretState>) {
         let (config, writer) = (Arc::clone(&self.config), self.writer.clone());
-        let action = Action::of(&plan, source.as_ref(), there.as_ref());
+        let action = Action::of(&plan, source.as_deref(), there.as_ref());
         self.queue.begin(&target);
         self.writes += 1;
         self.work.spawn(async move {
@@ -217,7 +233,10 @@ impl Driver {
         }
         read.running = true;
         let (mark, writer, spec) = (self.queue.latest_mark(), self.writer.clone(), spec.clone());
-        self.work.spawn(async move { Done::Read { clone, mark, result: writer.read_source(&spec).await } });
+        self.work.spawn(async move {
+            let result = writer.read_source(&spec).await.map(|source| source.map(Arc::new));
+            Done::Read { clone, mark, result }
+        });
     }
 
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -230,7 +249,7 @@ impl Driver {
         }
     }
 
-    fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Source>, Problem>) {
+    fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<Source>>, Problem>) {
         let Some(read) = self.reads.get_mut(clone) else { return };
         read.running = false;
         let waiting = std::mem::take(&mut read.waiting);
@@ -253,18 +272,21 @@ impl Driver {
         }
     }
 
-    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<(), Problem>) {
+    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<bool, Problem>) {
         self.writes -= 1;
         let now = Instant::now();
         let Some(spec) = self.config.clones.get(target.clone) else { return };
         let labels = WriteLabels {
             secret: spec.secret.to_string(),
             action: action.name,
-            result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "ok"),
+            result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok"),
         };
-        self.metrics.writes.get_or_create(&labels).inc();
+        if !matches!(result, Ok(false)) {
+            self.metrics.writes.get_or_create(&labels).inc();
+        }
         match result {
-            Ok(()) => {
+            Ok(false) => drop(self.queue.succeed(target, now)),
+            Ok(true) => {
                 let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
                 self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
                 let (clone, namespace) = (spec.secret.as_str(), target.namespace.as_str());
@@ -273,7 +295,7 @@ impl Driver {
                     tracing::warn!(clone, namespace, keys, "a foreign Secret was replaced by the clone");
                 }
                 tracing::info!(clone, namespace, action = action.name, lag_ms = millis(lag), "clone written");
-                let fought = action.repaired.as_ref().is_some_and(|version| self.queue.repaired(target, version, now));
+                let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
                 if fought {
                     self.set_state(target, "fought-over", Some("something else keeps changing this clone"));
                 }
@@ -354,10 +376,9 @@ impl Action {
             Plan::Replace(cause) => ("replace", Some(*cause)),
             Plan::Delete(_) => ("delete", None),
         };
-        let version = || source.and_then(|source| source.state.metadata.resource_version.clone());
         Self {
             name,
-            repaired: cause.and_then(|_| version()),
+            version: source.and_then(|source| source.state.metadata.resource_version.clone()),
             replaced_keys: there.filter(|_| cause == Some(Cause::Foreign)).map(|there| there.keys.clone()),
         }
     }
@@ -369,29 +390,30 @@ async fn write(
     writer: &Writer,
     target: &Target,
     plan: &Plan,
-    source: Option<Source>,
+    source: Option<Arc<Source>>,
     there: Option<SecretState>,
-) -> Result<(), Problem> {
-    let (Some(spec), namespace) = (config.clones.get(target.clone), &target.namespace) else { return Ok(()) };
+) -> Result<bool, Problem> {
+    let (Some(spec), namespace) = (config.clones.get(target.clone), &target.namespace) else { return Ok(false) };
     match (plan, source, there) {
-        (Plan::Create, Some(source), _) => writer.create(spec, namespace, &source.payload).await,
+        (Plan::Create, Some(source), _) => writer.create(spec, namespace, &source.payload).await?,
         (Plan::Update(cause), Some(source), Some(there)) => {
-            writer.update(spec, namespace, &source.payload, &there, *cause).await
+            writer.update(spec, namespace, &source.payload, &there, *cause).await?;
         }
         (Plan::Replace(_), Some(source), Some(there)) => {
             writer.delete(spec, namespace, &there).await?;
-            writer.create(spec, namespace, &source.payload).await
+            writer.create(spec, namespace, &source.payload).await?;
         }
         // The clone may have come to us before its namespace did: ask before deleting.
         (Plan::Delete(Unwanted::NotSelected), _, Some(there)) => {
             if writer.is_selected(&config.runner_namespaces, namespace).await? {
-                return Ok(());
+                return Ok(false);
             }
-            writer.delete(spec, namespace, &there).await
+            writer.delete(spec, namespace, &there).await?;
         }
-        (Plan::Delete(_), _, Some(there)) => writer.delete(spec, namespace, &there).await,
-        _ => Ok(()),
+        (Plan::Delete(_), _, Some(there)) => writer.delete(spec, namespace, &there).await?,
+        _ => return Ok(false),
     }
+    Ok(true)
 }
 
 async fn until(due: Option<Instant>) {

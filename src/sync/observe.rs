@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
     plan::{NamespaceView, SourceView},
-    secret::{Payload, SecretState, Source},
+    secret::SecretState,
 };
 use crate::{
     cluster::Change,
@@ -75,20 +75,13 @@ impl From<&ObjectMeta> for Namespace {
     }
 }
 
-/// A Secret of a cloned name. The data is kept of the source only.
-#[derive(Debug)]
-enum Seen {
-    Source(Source),
-    Other(SecretState),
-}
-
 /// Everything that was observed.
 #[derive(Debug)]
 pub struct Observed {
     /// One store for each watch of namespaces.
     namespaces: Vec<Store<Namespace>>,
     /// One store for each clone spec: source and clones alike, by namespace.
-    secrets: Vec<Store<Seen>>,
+    secrets: Vec<Store<SecretState>>,
     certs: Store<Certs>,
 }
 
@@ -119,7 +112,9 @@ impl Observed {
         };
         changed
             .into_iter()
-            .flat_map(|namespace| (0..config.clones.len()).map(move |clone| Target { clone, namespace: namespace.clone() }))
+            .flat_map(|namespace| {
+                (0..config.clones.len()).map(move |clone| Target { clone, namespace: namespace.clone() })
+            })
             .collect()
     }
 
@@ -128,24 +123,19 @@ impl Observed {
         &mut self,
         config: &Config,
         clone: usize,
-        change: Change<(NamespaceName, (SecretState, Payload))>,
+        change: Change<(NamespaceName, SecretState)>,
     ) -> BTreeSet<Target> {
         let (Some(spec), Some(store)) = (config.clones.get(clone), self.secrets.get_mut(clone)) else {
             return BTreeSet::new();
         };
         let ends = matches!(change, Change::ListEnds);
-        let changed = store.apply(change.map(|(namespace, (state, payload))| {
-            let seen = if namespace == spec.from {
-                Seen::Source(Source { state, payload: payload.into() })
-            } else {
-                Seen::Other(state)
-            };
-            (namespace, seen)
-        }));
-        if ends || changed.contains(&spec.from) {
-            return self.targets(clone);
+        let changed = store.apply(change);
+        let of_all = ends || changed.contains(&spec.from);
+        let mut targets: BTreeSet<_> = changed.into_iter().map(|namespace| Target { clone, namespace }).collect();
+        if of_all {
+            targets.extend(self.targets(clone));
         }
-        changed.into_iter().map(|namespace| Target { clone, namespace }).collect()
+        targets
     }
 
     /// A change of the watch of `certsSecretName`.
@@ -164,18 +154,15 @@ impl Observed {
             return SourceView::NotLoaded;
         };
         match store.objects.get(&spec.from) {
-            Some(Seen::Source(source)) => SourceView::Present(source),
-            _ if store.loaded => SourceView::Missing,
-            _ => SourceView::NotLoaded,
+            Some(source) => SourceView::Present(source),
+            None if store.loaded => SourceView::Missing,
+            None => SourceView::NotLoaded,
         }
     }
 
     /// The Secret that is, or is in the place of, a clone.
     pub fn target(&self, target: &Target) -> Option<&SecretState> {
-        match self.secrets.get(target.clone)?.objects.get(&target.namespace)? {
-            Seen::Other(state) => Some(state),
-            Seen::Source(_) => None,
-        }
+        self.secrets.get(target.clone)?.objects.get(&target.namespace)
     }
 
     /// The namespace of a clone.
@@ -203,5 +190,104 @@ impl Observed {
 
     fn namespaces_loaded(&self) -> bool {
         self.namespaces.iter().all(|store| store.loaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sync::secret::tests::secret;
+
+    const ACTIVE: Namespace = Namespace { terminating: false };
+
+    fn name(name: &str) -> NamespaceName {
+        name.parse().unwrap()
+    }
+
+    fn target(namespace: &str) -> Target {
+        Target { clone: 0, namespace: name(namespace) }
+    }
+
+    fn state() -> SecretState {
+        SecretState::from(secret(json!({"stringData": {"k": "v"}})))
+    }
+
+    fn marked(targets: BTreeSet<Target>) -> Vec<String> {
+        targets.into_iter().map(|target| target.namespace.to_string()).collect()
+    }
+
+    #[test]
+    fn what_vanished_while_the_watch_was_down_is_looked_at() {
+        let (config, mut observed) = (Config::default(), Observed::new(1, 1));
+        for change in [Change::ListBegins, Change::Listed((name("a"), state())), Change::ListEnds] {
+            observed.secret(&config, 0, change);
+        }
+        assert!(observed.target(&target("a")).is_some());
+        assert!(observed.secret(&config, 0, Change::ListBegins).is_empty());
+        let listed = observed.secret(&config, 0, Change::Listed((name("gitlab"), state())));
+        assert!(listed.is_empty() && observed.target(&target("a")).is_some(), "half a list says nothing");
+        observed.namespace(&config, 0, Change::Applied((name("gitlab-runner"), ACTIVE)));
+        assert_eq!(marked(observed.secret(&config, 0, Change::ListEnds)), ["a", "gitlab", "gitlab-runner"]);
+        assert!(observed.target(&target("a")).is_none());
+        assert!(matches!(observed.source(&config, 0), SourceView::Present(_)));
+    }
+
+    #[test]
+    fn missing_is_known_only_after_the_first_list() {
+        let (config, mut observed) = (Config::default(), Observed::new(1, 1));
+        assert!(matches!(observed.source(&config, 0), SourceView::NotLoaded));
+        observed.secret(&config, 0, Change::ListBegins);
+        assert!(matches!(observed.source(&config, 0), SourceView::NotLoaded));
+        observed.secret(&config, 0, Change::ListEnds);
+        assert!(matches!(observed.source(&config, 0), SourceView::Missing));
+        observed.secret(&config, 0, Change::Applied((name("gitlab"), state())));
+        observed.secret(&config, 0, Change::Deleted((name("gitlab"), state())));
+        assert!(matches!(observed.source(&config, 0), SourceView::Missing));
+    }
+
+    #[test]
+    fn nobody_is_unselected_before_every_watch_has_listed() {
+        let mut config = Config::default();
+        config.runner_namespaces.names.clear();
+        let mut observed = Observed::new(2, 1);
+        for change in [Change::ListBegins, Change::Listed((name("a"), state())), Change::ListEnds] {
+            observed.secret(&config, 0, change);
+        }
+        for change in [Change::ListBegins, Change::ListEnds] {
+            assert!(observed.namespace(&config, 0, change).is_empty());
+        }
+        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotLoaded);
+        observed.namespace(&config, 1, Change::ListBegins);
+        assert_eq!(marked(observed.namespace(&config, 1, Change::ListEnds)), ["a"], "now it can be said");
+        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotSelected);
+    }
+
+    #[test]
+    fn a_namespace_is_selected_as_long_as_one_watch_delivers_it() {
+        let (config, mut observed) = (Config::default(), Observed::new(2, 1));
+        observed.secret(&config, 0, Change::ListEnds);
+        for watch in [0, 1] {
+            observed.namespace(&config, watch, Change::Applied((name("a"), ACTIVE)));
+            observed.namespace(&config, watch, Change::ListEnds);
+        }
+        observed.namespace(&config, 0, Change::Applied((name("a"), ACTIVE)));
+        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::Active);
+        assert_eq!(marked(observed.namespace(&config, 0, Change::Deleted((name("a"), ACTIVE)))), ["a"]);
+        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotSelected);
+        assert_eq!(observed.namespace_of(&config, &target("gitlab-runner")), NamespaceView::Absent);
+        assert_eq!(observed.namespace_of(&config, &target("gitlab")), NamespaceView::OfSource);
+    }
+
+    #[test]
+    fn a_change_of_the_source_reaches_every_clone_and_that_of_a_clone_only_itself() {
+        let (config, mut observed) = (Config::default(), Observed::new(1, 1));
+        for namespace in ["a", "b"] {
+            observed.namespace(&config, 0, Change::Applied((name(namespace), ACTIVE)));
+        }
+        let changed = observed.secret(&config, 0, Change::Applied((name("gitlab"), state())));
+        assert_eq!(marked(changed), ["a", "b", "gitlab"]);
+        assert_eq!(marked(observed.secret(&config, 0, Change::Applied((name("b"), state())))), ["b"]);
     }
 }

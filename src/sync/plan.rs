@@ -2,7 +2,7 @@
 
 use crate::{
     config::{CloneSpec, OnForeignTarget, OnSourceDeleted},
-    sync::secret::{SecretState, Source},
+    sync::secret::SecretState,
 };
 
 /// The source of a clone, as far as it is known.
@@ -13,7 +13,7 @@ pub enum SourceView<'a> {
     /// There is no such Secret.
     Missing,
     /// It is there.
-    Present(&'a Source),
+    Present(&'a SecretState),
 }
 
 /// The namespace of a clone, as far as it is known.
@@ -109,12 +109,7 @@ impl Rest {
 }
 
 /// Decides what is to be done with the clone of `spec` in one namespace, where `target` is now.
-pub fn plan(
-    spec: &CloneSpec,
-    source: SourceView<'_>,
-    namespace: NamespaceView,
-    target: Option<&SecretState>,
-) -> Plan {
+pub fn plan(spec: &CloneSpec, source: SourceView<'_>, namespace: NamespaceView, target: Option<&SecretState>) -> Plan {
     match namespace {
         NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
         NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
@@ -127,7 +122,7 @@ pub fn plan(
                 delete_if_ours(spec, target, Unwanted::SourceDeleted, Rest::SourceMissing)
             }
             SourceView::Missing => Plan::Rest(Rest::SourceMissing),
-            SourceView::Present(source) if source.payload.has_side_effects() => Plan::Rest(Rest::SourceTypeRefused),
+            SourceView::Present(source) if source.has_side_effects() => Plan::Rest(Rest::SourceTypeRefused),
             SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
         },
     }
@@ -140,7 +135,7 @@ fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: Unwanted,
     }
 }
 
-fn converge(spec: &CloneSpec, source: &Source, target: &SecretState) -> Plan {
+fn converge(spec: &CloneSpec, source: &SecretState, target: &SecretState) -> Plan {
     if target.is_terminating() {
         return Plan::Rest(Rest::CloneTerminating);
     }
@@ -152,16 +147,13 @@ fn converge(spec: &CloneSpec, source: &Source, target: &SecretState) -> Plan {
             Plan::Update(Cause::Marks)
         };
     }
-    let cause = if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() {
-        Cause::Differs
-    } else {
-        Cause::Foreign
-    };
+    let cause =
+        if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() { Cause::Differs } else { Cause::Foreign };
     if cause == Cause::Foreign && spec.on_foreign_target == OnForeignTarget::Refuse {
         return Plan::Rest(Rest::Conflict);
     }
     // The API server changes neither the type of a Secret nor the data of an immutable one.
-    if target.immutable || target.secret_type != source.payload.secret_type() {
+    if target.immutable || target.secret_type != source.secret_type {
         Plan::Replace(cause)
     } else {
         Plan::Update(cause)
@@ -179,8 +171,8 @@ mod tests {
         Config::default().clones.remove(0)
     }
 
-    fn source() -> Source {
-        Source::from(secret(json!({"stringData": {"runner-token": "t"}})))
+    fn source() -> SecretState {
+        SecretState::from(secret(json!({"stringData": {"runner-token": "t"}})))
     }
 
     fn ours() -> Value {
@@ -201,7 +193,7 @@ mod tests {
 
     fn decide(spec: &CloneSpec, target: Option<Value>) -> Plan {
         let source = source();
-        let target = target.map(|value| SecretState::split(secret(value)).0);
+        let target = target.map(|value| SecretState::from(secret(value)));
         plan(spec, SourceView::Present(&source), NamespaceView::Active, target.as_ref())
     }
 
@@ -213,7 +205,10 @@ mod tests {
         assert_eq!(decide(&spec(), Some(edited.clone())), Plan::Update(Cause::Differs));
         let extra_key = with(ours(), "/stringData/extra", json!("x"));
         assert_eq!(decide(&spec(), Some(extra_key)), Plan::Update(Cause::Differs));
-        assert_eq!(decide(&spec(), Some(with(edited.clone(), "/immutable", json!(true)))), Plan::Replace(Cause::Differs));
+        assert_eq!(
+            decide(&spec(), Some(with(edited.clone(), "/immutable", json!(true)))),
+            Plan::Replace(Cause::Differs)
+        );
         assert_eq!(decide(&spec(), Some(with(ours(), "/type", json!("x/y")))), Plan::Replace(Cause::Differs));
         // Content is right: an immutable clone is not torn down for nothing.
         assert_eq!(decide(&spec(), Some(with(ours(), "/immutable", json!(true)))), Plan::Rest(Rest::Synced));
@@ -224,12 +219,19 @@ mod tests {
     #[test]
     fn marks_are_restored_and_configured_labels_are_set() {
         for pointer in ["/metadata/labels", "/metadata/annotations"] {
-            assert_eq!(decide(&spec(), Some(with(ours(), pointer, json!({})))), Plan::Update(Cause::Marks), "{pointer}");
+            assert_eq!(
+                decide(&spec(), Some(with(ours(), pointer, json!({})))),
+                Plan::Update(Cause::Marks),
+                "{pointer}"
+            );
         }
         let mut labelled = spec();
         labelled.labels.insert("team".into(), "ci".into());
         assert_eq!(decide(&labelled, Some(ours())), Plan::Update(Cause::Marks));
-        assert_eq!(decide(&labelled, Some(with(ours(), "/metadata/labels/team", json!("ci")))), Plan::Rest(Rest::Synced));
+        assert_eq!(
+            decide(&labelled, Some(with(ours(), "/metadata/labels/team", json!("ci")))),
+            Plan::Rest(Rest::Synced)
+        );
     }
 
     #[test]
@@ -242,7 +244,10 @@ mod tests {
             assert_eq!(decide(spec, Some(equal.clone())), Plan::Update(Cause::Marks));
         }
         assert_eq!(decide(&spec(), Some(different.clone())), Plan::Update(Cause::Foreign));
-        assert_eq!(decide(&spec(), Some(with(different.clone(), "/immutable", json!(true)))), Plan::Replace(Cause::Foreign));
+        assert_eq!(
+            decide(&spec(), Some(with(different.clone(), "/immutable", json!(true)))),
+            Plan::Replace(Cause::Foreign)
+        );
         assert_eq!(decide(&refusing, Some(different.clone())), Plan::Rest(Rest::Conflict));
         // Marked as the clone of another source: not ours either.
         let others = with(ours(), "/metadata/annotations", json!({"gitlab-runner-webhook/source": "other/secret"}));
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn nothing_is_concluded_from_what_is_not_loaded() {
-        let target = SecretState::split(secret(ours())).0;
+        let target = SecretState::from(secret(ours()));
         let mut deleting = spec();
         deleting.on_source_deleted = OnSourceDeleted::Delete;
         let source = source();
@@ -292,8 +297,8 @@ mod tests {
         let keeping = spec();
         let mut deleting = spec();
         deleting.on_source_deleted = OnSourceDeleted::Delete;
-        let ours = SecretState::split(secret(ours())).0;
-        let foreign = SecretState::split(secret(json!({"metadata": {}}))).0;
+        let ours = SecretState::from(secret(ours()));
+        let foreign = SecretState::from(secret(json!({"metadata": {}})));
         let decide = |spec, target| plan(spec, SourceView::Missing, NamespaceView::Active, target);
         assert_eq!(decide(&keeping, Some(&ours)), Plan::Rest(Rest::SourceMissing));
         assert_eq!(decide(&deleting, Some(&ours)), Plan::Delete(Unwanted::SourceDeleted));
@@ -304,8 +309,8 @@ mod tests {
     #[test]
     fn only_a_runner_namespace_that_stays_is_written_to() {
         let source = source();
-        let ours = SecretState::split(secret(ours())).0;
-        let foreign = SecretState::split(secret(json!({"metadata": {}}))).0;
+        let ours = SecretState::from(secret(ours()));
+        let foreign = SecretState::from(secret(json!({"metadata": {}})));
         let decide = |namespace, target| plan(&spec(), SourceView::Present(&source), namespace, target);
         for target in [None, Some(&foreign), Some(&ours)] {
             assert_eq!(decide(NamespaceView::Terminating, target), Plan::Rest(Rest::NamespaceTerminating));
@@ -320,7 +325,7 @@ mod tests {
     #[test]
     fn a_source_whose_copy_would_act_on_the_cluster_is_not_cloned() {
         for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"] {
-            let source = Source::from(secret(json!({"type": kind})));
+            let source = SecretState::from(secret(json!({"type": kind})));
             let plan = plan(&spec(), SourceView::Present(&source), NamespaceView::Active, None);
             assert_eq!(plan, Plan::Rest(Rest::SourceTypeRefused), "{kind}");
         }

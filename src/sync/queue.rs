@@ -10,9 +10,11 @@ use crate::backoff;
 
 /// First and longest delay after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// Repairs of the same content in a row, each within [`FIGHT_WINDOW`] of the one before, that are not delayed.
+/// Failures after which an event during the write does not cut the pause short any more.
+const EAGER_RETRIES: u32 = 3;
+/// Writes of the same content in a row, each within [`FIGHT_WINDOW`] of the one before, that are not delayed.
 const FREE_REPAIRS: u32 = 20;
-const FIGHT_WINDOW: Duration = Duration::from_secs(60);
+const FIGHT_WINDOW: Duration = Duration::from_mins(1);
 
 /// Clones to look at: each at most once in the queue, and at most once at work.
 #[derive(Debug, Default)]
@@ -155,16 +157,18 @@ impl Queue {
     /// `at_least` when that is longer. Returns the pause.
     pub fn fail(&mut self, target: &Target, at_least: Option<Duration>, now: Instant) -> Duration {
         let Some(entry) = self.entries.get_mut(target) else { return Duration::ZERO };
-        let pause = pause(entry.attempts).max(at_least.unwrap_or_default());
+        // What happened during the write may be why it failed: that is worth another look at once, a few times.
+        let happened = entry.place == (Place::Writing { again: true }) && entry.attempts < EAGER_RETRIES;
+        let pause = if happened && at_least.is_none() { Duration::ZERO } else { pause(entry.attempts) };
+        let pause = pause.max(at_least.unwrap_or_default());
         entry.attempts = entry.attempts.saturating_add(1);
         entry.place = Place::Delayed(now + pause);
         self.delayed.insert((now + pause, target.clone()));
         pause
     }
 
-    /// Notes that the content of source `version` was written over something else.
-    /// Returns whether somebody keeps changing it back.
-    pub fn repaired(&mut self, target: &Target, version: &str, now: Instant) -> bool {
+    /// Notes that the content of source `version` was written. Returns whether somebody keeps undoing it.
+    pub fn wrote(&mut self, target: &Target, version: &str, now: Instant) -> bool {
         self.repairs.retain(|_, repairs| now.saturating_duration_since(repairs.last) < FIGHT_WINDOW);
         let repairs = self.repairs.entry(target.clone()).or_insert_with(|| Repairs {
             version: version.to_owned(),
@@ -178,6 +182,11 @@ impl Queue {
         }
         repairs.last = now;
         repairs.streak > FREE_REPAIRS
+    }
+
+    /// Whether no clone waits or is written.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// When the next delayed clone is due.
@@ -253,8 +262,8 @@ mod tests {
         assert!(pauses[0] <= RETRY.0 && pauses[11] >= RETRY.1 / 2 && pauses[11] <= RETRY.1, "{pauses:?}");
         queue.take(time).unwrap();
         queue.begin(&target("a"));
-        let pause = queue.fail(&target("a"), Some(Duration::from_secs(120)), time);
-        assert_eq!(pause, Duration::from_secs(120), "the server's own wish wins");
+        let pause = queue.fail(&target("a"), Some(Duration::from_mins(2)), time);
+        assert_eq!(pause, Duration::from_mins(2), "the server's own wish wins");
         queue.mark(target("a"), Order::First, time);
         assert_eq!(taken(&mut queue, time), ["a"]);
         assert_eq!(queue.next_due(), None);
@@ -270,13 +279,13 @@ mod tests {
             let (a, _) = queue.take(now).unwrap();
             queue.begin(&a);
             queue.succeed(&a, now);
-            fought += u32::from(queue.repaired(&a, "7", now));
+            fought += u32::from(queue.wrote(&a, "7", now));
             assert_eq!(fought > 0, round >= FREE_REPAIRS, "{round}");
         }
         queue.mark(target("a"), Order::First, now);
         assert!(queue.take(now).is_none() && queue.next_due().is_some());
         // A new version of the source is no fight.
-        assert!(!queue.repaired(&target("a"), "8", now));
+        assert!(!queue.wrote(&target("a"), "8", now));
         queue.mark(target("b"), Order::First, now);
         assert_eq!(taken(&mut queue, now), ["b"]);
     }

@@ -1,6 +1,7 @@
-//! What is kept of a Secret: everything that a plan needs, and the data only where it is the source. PURE.
+//! What is kept of a Secret: everything that a plan needs. The data itself is held only from the read of a
+//! source to the writes that follow it. PURE.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::digest;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -35,11 +36,6 @@ impl Payload {
     /// The data, to be written into a clone.
     pub fn data(&self) -> &BTreeMap<String, ByteString> {
         &self.data
-    }
-
-    /// Whether a controller gives this type a meaning that a copy must not have.
-    pub fn has_side_effects(&self) -> bool {
-        TYPES_WITH_SIDE_EFFECTS.contains(&self.secret_type.as_str())
     }
 
     /// A collision-free stand-in for the content, for comparing in memory. Never leaves the process:
@@ -87,28 +83,14 @@ pub struct SecretState {
 }
 
 impl SecretState {
-    /// Splits a Secret into what is known of it and its content.
-    pub fn split(secret: Secret) -> (Self, Payload) {
-        let payload = Payload {
-            secret_type: secret.type_.filter(|kind| !kind.is_empty()).unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
-            data: secret.data.unwrap_or_default(),
-        };
-        let mut metadata = secret.metadata;
-        let managers = metadata.managed_fields.take().unwrap_or_default();
-        let state = Self {
-            secret_type: payload.secret_type.clone(),
-            keys: payload.data.keys().cloned().collect(),
-            immutable: secret.immutable.unwrap_or_default(),
-            digest: payload.digest(),
-            written_by_us: managers.iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER_CLONE)),
-            metadata,
-        };
-        (state, payload)
+    /// Whether type and data are the source's.
+    pub fn has_content_of(&self, source: &Self) -> bool {
+        self.digest == source.digest
     }
 
-    /// Whether type and data are the source's.
-    pub fn has_content_of(&self, source: &Source) -> bool {
-        self.digest == source.state.digest
+    /// Whether a controller gives its type a meaning that a copy must not have.
+    pub fn has_side_effects(&self) -> bool {
+        TYPES_WITH_SIDE_EFFECTS.contains(&self.secret_type.as_str())
     }
 
     /// Whether it carries our marks and the configured labels.
@@ -156,20 +138,44 @@ impl fmt::Debug for SecretState {
     }
 }
 
-/// The source: what is known of it, and its content.
+impl From<Secret> for SecretState {
+    fn from(secret: Secret) -> Self {
+        split(secret).0
+    }
+}
+
+/// The source, freshly read: what is known of it, and its content.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// What is known of it.
     pub state: SecretState,
     /// What is copied.
-    pub payload: Arc<Payload>,
+    pub payload: Payload,
 }
 
 impl From<Secret> for Source {
     fn from(secret: Secret) -> Self {
-        let (state, payload) = SecretState::split(secret);
-        Self { state, payload: Arc::new(payload) }
+        let (state, payload) = split(secret);
+        Self { state, payload }
     }
+}
+
+fn split(secret: Secret) -> (SecretState, Payload) {
+    let payload = Payload {
+        secret_type: secret.type_.filter(|kind| !kind.is_empty()).unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
+        data: secret.data.unwrap_or_default(),
+    };
+    let mut metadata = secret.metadata;
+    let managers = metadata.managed_fields.take().unwrap_or_default();
+    let state = SecretState {
+        secret_type: payload.secret_type.clone(),
+        keys: payload.data.keys().cloned().collect(),
+        immutable: secret.immutable.unwrap_or_default(),
+        digest: payload.digest(),
+        written_by_us: managers.iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER_CLONE)),
+        metadata,
+    };
+    (state, payload)
 }
 
 #[cfg(test)]
@@ -202,13 +208,13 @@ pub(super) mod tests {
     #[test]
     fn content_is_type_and_data_and_nothing_else() {
         let base = json!({"metadata": {"name": "s", "labels": {"a": "b"}}, "type": "Opaque", "stringData": {"k": "v", "l": "w"}});
-        let source = Source::from(secret(base.clone()));
+        let source = SecretState::from(secret(base));
         let same = [
             json!({"metadata": {"name": "s"}, "stringData": {"l": "w", "k": "v"}}),
             json!({"metadata": {"name": "other"}, "type": "", "immutable": true, "stringData": {"l": "w", "k": "v"}}),
         ];
         for value in same {
-            assert!(SecretState::split(secret(value.clone())).0.has_content_of(&source), "{value}");
+            assert!(SecretState::from(secret(value.clone())).has_content_of(&source), "{value}");
         }
         let different = [
             json!({"type": "x/y", "stringData": {"k": "v", "l": "w"}}),
@@ -219,13 +225,13 @@ pub(super) mod tests {
             json!({}),
         ];
         for value in different {
-            assert!(!SecretState::split(secret(value.clone())).0.has_content_of(&source), "{value}");
+            assert!(!SecretState::from(secret(value.clone())).has_content_of(&source), "{value}");
         }
     }
 
     #[test]
     fn no_data_and_empty_data_are_the_same() {
-        let source = Source::from(secret(json!({"data": {}})));
-        assert!(SecretState::split(secret(json!({}))).0.has_content_of(&source));
+        let source = SecretState::from(secret(json!({"data": {}})));
+        assert!(SecretState::from(secret(json!({}))).has_content_of(&source));
     }
 }

@@ -11,10 +11,7 @@ use futures::{Stream, StreamExt as _, stream::SelectAll};
 use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Secret};
 use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
 
-use super::{
-    observe::Namespace,
-    secret::{Payload, SecretState},
-};
+use super::{observe::Namespace, secret::SecretState};
 use crate::{
     cluster::{Change, Problem, watch},
     config::{Config, NamespaceName, SecretName},
@@ -26,14 +23,15 @@ use crate::{
 };
 
 /// A watch that keeps failing for the same reason is logged again after this long.
-const REMINDER: Duration = Duration::from_secs(300);
+const REMINDER: Duration = Duration::from_mins(5);
 
 /// A change, and which store it is for.
+#[expect(clippy::large_enum_variant, reason = "lives for a moment, one at a time")]
 pub enum Event {
     /// Of the namespace watch of this index.
     Namespace(usize, Change<(NamespaceName, Namespace)>),
     /// Of the clone spec of this index.
-    Secret(usize, Change<(NamespaceName, (SecretState, Payload))>),
+    Secret(usize, Change<(NamespaceName, SecretState)>),
     /// Of `certsSecretName`.
     Certs(Change<(NamespaceName, Certs)>),
 }
@@ -49,7 +47,7 @@ enum Id {
 pub struct Watches {
     events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
     gates: HashMap<Id, WatchGate>,
-    namespace_watches: usize,
+    of_namespaces: usize,
     metrics: Metrics,
 }
 
@@ -62,14 +60,8 @@ struct WatchGate {
 
 impl Watches {
     /// Prepares the watches; nothing is sent before the first [`Watches::next`].
-    pub fn new(
-        config: &Config,
-        timeout: Duration,
-        client: Client,
-        health: &Arc<Health>,
-        metrics: Metrics,
-    ) -> Self {
-        let mut watches = Self { events: SelectAll::new(), gates: HashMap::new(), namespace_watches: 0, metrics };
+    pub fn new(config: &Config, timeout: Duration, client: Client, health: &Arc<Health>, metrics: Metrics) -> Self {
+        let mut watches = Self { events: SelectAll::new(), gates: HashMap::new(), of_namespaces: 0, metrics };
 
         let names = config.runner_namespaces.names.iter();
         let by_name = names.map(|name| {
@@ -85,13 +77,13 @@ impl Watches {
                 Some((object.name_any().parse().ok()?, Namespace::from(&object.metadata)))
             });
             watches.push(changes, move |change| Event::Namespace(index, change));
-            watches.namespace_watches += 1;
+            watches.of_namespaces += 1;
         }
 
         for (index, spec) in config.clones.iter().enumerate() {
             let what = watches.add_secret(health, Id::Secret(index), &spec.secret);
             let changes = watch(Api::all(client.clone()), of_name(&spec.secret), timeout, what, |secret: Secret| {
-                Some((secret.namespace()?.parse().ok()?, SecretState::split(secret)))
+                Some((secret.namespace()?.parse().ok()?, SecretState::from(secret)))
             });
             watches.push(changes, move |change| Event::Secret(index, change));
         }
@@ -107,7 +99,7 @@ impl Watches {
 
     /// How many watches of namespaces there are.
     pub fn namespace_watches(&self) -> usize {
-        self.namespace_watches
+        self.of_namespaces
     }
 
     /// The next change. Failures are logged, once for each change of reason, and counted.

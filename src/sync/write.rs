@@ -23,6 +23,9 @@ use crate::{
 
 /// Longest wait for one answer of the API server.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// A resource version that no object has, for etcd's first write makes revision 2: an apply that carries it
+/// creates what is absent, and is refused with a conflict when something is there (seen on 1.36.3).
+const VERSION_OF_NOTHING: &str = "1";
 /// The answer to a write would be the whole Secret; this asks for its metadata only.
 const METADATA_ONLY: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
@@ -64,13 +67,9 @@ impl Writer {
         Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
     }
 
-    /// Creates a clone. Server-side apply is the one way to create that RBAC can bind to a name.
-    pub async fn create(
-        &self,
-        spec: &CloneSpec,
-        namespace: &NamespaceName,
-        payload: &Payload,
-    ) -> Result<(), Problem> {
+    /// Creates a clone where there is none; fails with a conflict where there is something.
+    /// Server-side apply is the one way to create that RBAC can bind to a name.
+    pub async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, payload: &Payload) -> Result<(), Problem> {
         let tried = what("create", spec, namespace);
         let mut labels = spec.labels.clone();
         labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
@@ -79,6 +78,7 @@ impl Writer {
             "kind": "Secret",
             "metadata": {
                 "name": spec.secret.as_str(),
+                "resourceVersion": VERSION_OF_NOTHING,
                 "labels": labels,
                 "annotations": {ANNOTATION_SOURCE: spec.source()},
             },

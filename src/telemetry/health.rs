@@ -13,7 +13,7 @@ use std::{
 /// The sync loop turns at least this often; see [`Health::beat`].
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Without a beat for this long the process is stuck and wants to be restarted.
-const BEAT_DEADLINE: Duration = Duration::from_secs(60);
+const BEAT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Shared state behind `/healthz`, `/livez` and `/readyz`.
 #[derive(Debug)]
@@ -34,11 +34,7 @@ pub struct Gate {
 impl Health {
     /// Health without gates: alive and ready.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            started: Instant::now(),
-            last_beat_millis: AtomicU64::new(0),
-            gates: Mutex::default(),
-        })
+        Arc::new(Self { started: Instant::now(), last_beat_millis: AtomicU64::new(0), gates: Mutex::default() })
     }
 
     /// Adds a gate, not ready at first.

@@ -21,7 +21,13 @@ pub fn init(format: LogFormat, level: Level) {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
     let layer = if json {
-        fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(std::io::stderr).boxed()
+        fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .boxed()
     } else {
         fmt::layer().with_target(false).with_writer(std::io::stderr).boxed()
     };

@@ -144,7 +144,7 @@ impl Metrics {
         metrics
     }
 
-    /// The metrics in the OpenMetrics text format.
+    /// The metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         let mut page = String::new();
         if let Ok(registry) = self.registry.lock() {

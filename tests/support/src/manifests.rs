@@ -33,7 +33,8 @@ impl Manifests {
     /// This is all in which a test's installation differs from `overlays/local`.
     #[must_use]
     pub fn reached_at(mut self, port: u16, ca_pem: &str) -> Self {
-        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten() {
+        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
+        {
             let client = &mut webhook["clientConfig"];
             let url = client["url"].as_str().expect("overlays/local reaches the webhook at a URL");
             client["url"] = json!(url.replace("127.0.0.1:10250", &format!("127.0.0.1:{port}")));
@@ -45,7 +46,8 @@ impl Manifests {
     /// Gives every webhook this failure policy.
     #[must_use]
     pub fn failing(mut self, policy: &str) -> Self {
-        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten() {
+        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
+        {
             webhook["failurePolicy"] = json!(policy);
         }
         self

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -51,8 +51,8 @@ pub struct Fault {
 struct State {
     client: Client,
     faults: Mutex<Vec<Fault>>,
-    /// While set, nothing that a watch delivers is passed on, and the connection stays.
-    silent: AtomicBool,
+    /// Nothing that a watch of this path delivers is passed on, and the connection stays.
+    silent: Mutex<Option<&'static str>>,
     requests: AtomicU64,
 }
 
@@ -64,12 +64,8 @@ impl Proxy {
     pub async fn start(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let address = listener.local_addr().expect("an address");
-        let state = Arc::new(State {
-            client,
-            faults: Mutex::default(),
-            silent: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
-        });
+        let state =
+            Arc::new(State { client, faults: Mutex::default(), silent: Mutex::default(), requests: AtomicU64::new(0) });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -107,10 +103,10 @@ impl Proxy {
         self.state.faults.lock().expect("the faults").iter().map(|fault| fault.times).sum()
     }
 
-    /// From now on (or no longer) watches deliver nothing, as when a packet filter forgot the connection.
-    /// What came in the meantime is lost for good: its connection must be given up.
-    pub fn silence(&self, silent: bool) {
-        self.state.silent.store(silent, Ordering::Relaxed);
+    /// From now on, watches whose path and query contain this deliver nothing, as when a packet filter
+    /// forgot the connection; `None` ends it. A watch that lost something stays silent until it is given up.
+    pub fn silence(&self, path: Option<&'static str>) {
+        *self.state.silent.lock().expect("the silence") = path;
     }
 
     /// How many requests came in so far.
@@ -155,7 +151,8 @@ impl Fault {
 impl State {
     fn fault(&self, method: &str, path: &str) -> Option<Fault> {
         let mut faults = self.faults.lock().expect("the faults");
-        let fault = faults.iter_mut().find(|fault| fault.times > 0 && fault.method == method && path.contains(fault.path))?;
+        let fault =
+            faults.iter_mut().find(|fault| fault.times > 0 && fault.method == method && path.contains(fault.path))?;
         fault.times -= 1;
         Some(fault.clone())
     }
@@ -185,22 +182,19 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
     if let Some(value) = head.headers.get("content-type") {
         answer = answer.header("content-type", value);
     }
-    let body = if is_watch { deaf(state, body).boxed_unsync() } else { body.boxed_unsync() };
+    let body = if is_watch { deaf(state, path, body).boxed_unsync() } else { body.boxed_unsync() };
     answer.body(body).map_err(kube::Error::HttpError)
 }
 
 /// A body that swallows everything while the proxy is silent.
-fn deaf(
-    state: Arc<State>,
-    body: Body,
-) -> impl hyper::body::Body<Data = Bytes, Error = kube::Error> {
+fn deaf(state: Arc<State>, path: String, body: Body) -> impl hyper::body::Body<Data = Bytes, Error = kube::Error> {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, kube::Error>>(16);
     tokio::spawn(async move {
         let mut body = body;
         let mut muted = false;
         while let Some(frame) = body.frame().await {
             // Once something was lost, the rest of this watch must be lost too.
-            muted |= state.silent.load(Ordering::Relaxed);
+            muted |= state.silent.lock().expect("the silence").is_some_and(|silent| path.contains(silent));
             if !muted && sender.send(frame).await.is_err() {
                 return;
             }

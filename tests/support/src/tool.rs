@@ -119,10 +119,7 @@ impl Tool {
     /// Waits until `/readyz` says so; returns when it was first seen.
     pub async fn ready(&self) -> Instant {
         let address = self.probe_address().await;
-        self.until("it is ready", || async {
-            (get(&address, "/readyz").await?.0 == 200).then(Instant::now)
-        })
-        .await
+        self.until("it is ready", || async { (get(&address, "/readyz").await?.0 == 200).then(Instant::now) }).await
     }
 
     /// The address of the HTTPS server.
@@ -161,7 +158,8 @@ impl Tool {
 
     /// Waits for a log line of which something is true, and returns it.
     pub async fn logged(&self, what: &str, is_true: impl Fn(&Value) -> bool) -> Value {
-        self.until(&format!("it logs {what}"), || async { self.log_lines().into_iter().find(|line| is_true(line)) }).await
+        self.until(&format!("it logs {what}"), || async { self.log_lines().into_iter().find(|line| is_true(line)) })
+            .await
     }
 
     /// Everything it logged so far.
