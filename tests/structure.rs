@@ -19,7 +19,8 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
 fn pure_files_import_no_input_or_output() {
     let mut found = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-    let of_head = |text: &str| text.lines().take_while(|line| line.starts_with("//!")).any(|line| line.contains("PURE."));
+    let of_head =
+        |text: &str| text.lines().take_while(|line| line.starts_with("//!")).any(|line| line.contains("PURE."));
     let pure: Vec<_> = found.iter().filter(|(_, text)| of_head(text)).collect();
     assert!(pure.len() >= 8, "{} PURE files", pure.len());
     for (path, text) in pure {
