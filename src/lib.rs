@@ -39,6 +39,7 @@ pub mod admission;
 mod backoff;
 pub mod cluster;
 pub mod config;
+mod digest;
 pub mod names;
 pub mod run;
 pub mod server;

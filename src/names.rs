@@ -63,5 +63,22 @@ pub const KEY_TLS_CERT: &str = "tls.crt";
 /// Key of the client key in `certsSecretName`.
 pub const KEY_TLS_KEY: &str = "tls.key";
 
+/// The ConfigMap with public data that job pods mount: the trust bundle.
+pub const CONFIGMAP_TRUST: &str = "gitlab-runner-webhook-trust";
+/// Key of the public roots and the private CAs in the trust bundle. The private ones alone are under [`KEY_CA`].
+pub const KEY_BUNDLE: &str = "bundle.crt";
+/// Volume of the trust bundle in job pods.
+pub const VOLUME_TRUST: &str = "gitlab-runner-webhook-trust";
+/// Where the trust bundle is mounted in job pods, beside [`MOUNT_JOB_CERTS`].
+pub const MOUNT_TRUST: &str = "/etc/gitlab-runner-webhook/trust";
+/// Field manager of every write to a trust bundle.
+pub const FIELD_MANAGER_TRUST: &str = "gitlab-runner-webhook-trust";
+/// Label on a pod or a namespace; with value `false`, nothing is injected.
+pub const LABEL_INJECT: &str = "gitlab-runner-webhook/inject";
+/// Path of the validating webhook for pods ("gate").
+pub const PATH_VALIDATE_PODS: &str = "/validate/pods";
+/// Name of the webhook that lets a pod in when its clones are there and current.
+pub const WEBHOOK_GATE: &str = "gate.pods.gitlab-runner-webhook";
+
 /// Prefix of every metric.
 pub const METRIC_PREFIX: &str = "gitlab_runner_webhook";

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster,
+    cluster::{self, Requests},
     config::{Config, Settings},
     server::{AppState, Certificate, CertificateFiles, Server, bind, probe_router, webhook_router},
     shutdown,
@@ -46,7 +46,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
 
     let (trigger, shutdown) = shutdown::channel();
-    let state = AppState::new(Arc::clone(&config), snapshot.clone(), Arc::clone(&health), metrics.clone());
+    let requests = Requests::new(clients.request.clone());
+    let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone());
     let webhook =
         Server::https(webhook_socket, webhook_router(state.clone()), Arc::clone(&certificate), metrics.clone())
             .context("no TLS")?;

@@ -2,13 +2,17 @@
 //!
 //! This is the one place where the two flows of the program meet.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 
 use crate::{
     config::{NamespaceName, SecretName},
-    trust::Certs,
+    trust::{Certs, Trust},
 };
 
 /// Handle to the latest [`Snapshot`]. Clones share it.
@@ -23,6 +27,14 @@ pub struct Snapshot {
     pub certs: BTreeMap<NamespaceName, Certs>,
     /// Whether `certs` is complete: "not loaded yet" must never look like "not there".
     pub certs_loaded: bool,
+    /// The trust bundle in each namespace that has one of ours.
+    pub trust: BTreeMap<NamespaceName, Trust>,
+    /// Runner namespaces that are there.
+    pub namespaces: BTreeSet<NamespaceName>,
+    /// Whether `namespaces` and the clones in them are completely known.
+    pub clones_loaded: bool,
+    /// Since when each clone is not what its source is, by its name and namespace. In step: not in here.
+    pub out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
 }
 
 /// A source as far as admission needs it.

@@ -8,8 +8,14 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::fs;
+use std::{fs, time::Duration};
 
+use axum::{Router, body::Bytes, routing::post};
+use gitlab_runner_webhook::{
+    server::{Certificate, CertificateFiles, Server, bind},
+    shutdown,
+    telemetry::metrics::Metrics,
+};
 use http::{Request, header::CONTENT_TYPE};
 use k8s_openapi::{
     ByteString,
@@ -31,6 +37,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
 const CERTS: &str = "gitlab-runner-certs";
 const MANAGER_CERTS: &str = "/home/gitlab-runner/.gitlab-runner/certs";
 const JOB_CERTS: &str = "/etc/gitlab-runner/certs";
+const TRUST: &str = "gitlab-runner-webhook-trust";
+const TRUST_MOUNT: &str = "/etc/gitlab-runner-webhook/trust";
 
 /// A cluster in which the webhook is registered and a mistake of ours fails the request.
 async fn registered() -> (Cluster, Tool) {
@@ -106,16 +114,19 @@ fn variable<'a>(pod: &'a Pod, container: &str, name: &str) -> Option<&'a str> {
     container.env.iter().flatten().find(|variable| variable.name == name)?.value.as_deref()
 }
 
-/// The name of the Secret and the keys that a container sees at a path.
+/// The name of the Secret or ConfigMap that a container sees at a path, and the keys if not all of them.
 fn mounted(pod: &Pod, container: &str, path: &str) -> Option<(String, Vec<String>)> {
     let spec = pod.spec.as_ref()?;
     let container = spec.containers.iter().find(|one| one.name == container)?;
     let mount =
         container.volume_mounts.iter().flatten().find(|mount| mount.mount_path.trim_end_matches('/') == path)?;
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
-    let secret = volume.secret.as_ref()?;
-    let keys = secret.items.iter().flatten().map(|item| item.key.clone()).collect();
-    Some((secret.secret_name.clone()?, keys))
+    let (name, items) = match (&volume.secret, &volume.config_map) {
+        (Some(secret), _) => (secret.secret_name.clone()?, &secret.items),
+        (_, Some(map)) => (map.name.clone(), &map.items),
+        _ => return None,
+    };
+    Some((name, items.iter().flatten().map(|item| item.key.clone()).collect()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,9 +167,16 @@ async fn a_job_pod_gets_the_ca_and_never_the_key() {
     })
     .await;
     for container in ["build", "helper"] {
-        assert_eq!(mounted(&pod, container, JOB_CERTS), Some((CERTS.into(), vec!["ca.crt".into()])));
-        assert_eq!(variable(&pod, container, "NODE_EXTRA_CA_CERTS"), Some("/etc/gitlab-runner/certs/ca.crt"));
+        for path in [TRUST_MOUNT, JOB_CERTS] {
+            assert_eq!(mounted(&pod, container, path), Some((TRUST.into(), vec![])), "{container} {path}");
+        }
+        let of = |name| variable(&pod, container, name);
+        assert_eq!(of("NODE_EXTRA_CA_CERTS"), Some("/etc/gitlab-runner-webhook/trust/ca.crt"));
+        assert_eq!(of("SSL_CERT_FILE"), Some("/etc/gitlab-runner-webhook/trust/bundle.crt"));
+        assert_eq!(of("GIT_SSL_CAINFO"), None);
     }
+    let secrets = pod.spec.as_ref().unwrap().volumes.iter().flatten().filter(|volume| volume.secret.is_some());
+    assert_eq!(secrets.count(), 0, "a job pod refers to no Secret of ours");
     assert_eq!(variable(&pod, "build", "DENO_CERT"), Some("/theirs"), "the user's variable wins");
     assert_eq!(mounted(&pod, "svc-0", JOB_CERTS), None);
 
@@ -273,4 +291,98 @@ async fn certificates_are_changed_while_it_serves_and_its_absence_reaches_runner
     })
     .await;
     assert_eq!(pod.name_any(), "open");
+}
+
+/// Another mutating webhook that adds container `helper` to pods that have none.
+async fn adds_a_container(cluster: &Cluster) -> u16 {
+    let answer = |body: Bytes| async move {
+        let review: Value = serde_json::from_slice(&body).unwrap();
+        let containers = review["request"]["object"]["spec"]["containers"].as_array().unwrap();
+        let mut response = json!({"uid": review["request"]["uid"], "allowed": true});
+        if !containers.iter().any(|container| container["name"] == "helper") {
+            let patch = json!([{"op": "add", "path": "/spec/containers/-", "value": {"name": "helper", "image": "h"}}]);
+            response["patchType"] = json!("JSONPatch");
+            response["patch"] = json!(k8s_openapi::ByteString(patch.to_string().into_bytes()));
+        }
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+        ([(CONTENT_TYPE, "application/json")], review.to_string())
+    };
+    let files = CertificateFiles { cert: cluster.certificate.cert_path(), key: cluster.certificate.key_path() };
+    let metrics = Metrics::new();
+    let certificate = Certificate::load(files, metrics.clone()).unwrap();
+    let socket = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let router = Router::new().route("/add", post(answer));
+    let server = Server::https(socket, router, certificate, metrics).unwrap();
+    let (trigger, shutdown) = shutdown::channel();
+    tokio::spawn(async move {
+        server.serve(shutdown, Duration::ZERO).await;
+        drop(trigger);
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_another_webhook_adds_later_gets_the_certificates_too() {
+    let (cluster, tool) = registered().await;
+    put_certs(&cluster, &["ca.crt"]).await;
+    let port = adds_a_container(&cluster).await;
+    let other = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "zz-after-ours"},
+        "webhooks": [{
+            "name": "add.helper.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {
+                "url": format!("https://127.0.0.1:{port}/add"),
+                "caBundle": k8s_openapi::ByteString(cluster.certificate.ca_pem.clone().into_bytes()),
+            },
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": RUNNER_NAMESPACE}},
+        }],
+    });
+    cluster.plane.kubectl_with_stdin(&["apply", "-f", "-"], &other.to_string()).await.unwrap();
+    let mut job = job_pod("late-helper");
+    job["spec"]["containers"].as_array_mut().unwrap().remove(1);
+    let pod = wait::until("both webhooks are called", || async {
+        let (pod, _) = create_pod(&cluster, RUNNER_NAMESPACE, &job, true).await.unwrap();
+        let has_helper = pod.spec.as_ref().unwrap().containers.iter().any(|container| container.name == "helper");
+        (has_helper && mounted(&pod, "build", TRUST_MOUNT).is_some()).then_some(pod)
+    })
+    .await;
+    for container in ["build", "helper"] {
+        assert_eq!(mounted(&pod, container, TRUST_MOUNT), Some((TRUST.into(), vec![])), "{container}");
+        assert!(variable(&pod, container, "SSL_CERT_FILE").is_some(), "{container}");
+    }
+    let spec = pod.spec.as_ref().unwrap();
+    assert_eq!(spec.volumes.iter().flatten().filter(|volume| volume.name == TRUST).count(), 1);
+    let build = spec.containers.iter().find(|container| container.name == "build").unwrap();
+    let mut names: Vec<_> = build.env.iter().flatten().map(|variable| &variable.name).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count, "nothing is set twice");
+    assert!(tool.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_on_the_pod_or_the_namespace_opts_out() {
+    let (cluster, _tool) = registered().await;
+    put_certs(&cluster, &["ca.crt"]).await;
+    let mut job = job_pod("opted-out");
+    wait::until("certificates are known", || async {
+        let (pod, _) = create_pod(&cluster, RUNNER_NAMESPACE, &job, true).await.unwrap();
+        mounted(&pod, "build", TRUST_MOUNT).is_some().then_some(())
+    })
+    .await;
+    job["metadata"]["labels"]["gitlab-runner-webhook/inject"] = json!("false");
+    let (pod, warnings) = create_pod(&cluster, RUNNER_NAMESPACE, &job, true).await.unwrap();
+    assert!(mounted(&pod, "build", TRUST_MOUNT).is_none() && warnings.is_empty(), "{warnings:?}");
+
+    let label = kube::api::Patch::Merge(json!({"metadata": {"labels": {"gitlab-runner-webhook/inject": "false"}}}));
+    cluster.namespaces().patch(RUNNER_NAMESPACE, &kube::api::PatchParams::default(), &label).await.unwrap();
+    wait::until("the API server knows the namespace's label", || async {
+        let (pod, _) = create_pod(&cluster, RUNNER_NAMESPACE, &job_pod("quiet"), true).await.unwrap();
+        mounted(&pod, "build", TRUST_MOUNT).is_none().then_some(())
+    })
+    .await;
 }

@@ -3,7 +3,14 @@
 use json_patch::PatchOperation;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::{super::*, ENTRYPOINT, SECRET, certs, run};
+use serde_json::json;
+
+use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, other_cas, seen};
+use crate::{
+    admission::pod::{Place, shows},
+    names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
+    trust::Trust,
+};
 
 /// A value of a type that does not belong where it is.
 fn odd() -> impl Strategy<Value = Value> {
@@ -30,7 +37,7 @@ fn one_of(values: &[&'static str]) -> impl Strategy<Value = Value> {
     select(values.iter().map(|value| json!(value)).collect::<Vec<_>>())
 }
 
-const VOLUMES: [&str; 4] = [VOLUME_CERTS, "home", "custom-certs", "gone"];
+const VOLUMES: [&str; 5] = [VOLUME_CERTS, VOLUME_TRUST, "home", "custom-certs", "gone"];
 
 fn volumes() -> impl Strategy<Value = Value> {
     let item = object(vec![
@@ -45,6 +52,14 @@ fn volumes() -> impl Strategy<Value = Value> {
         ("name", mostly(one_of(&VOLUMES)).boxed()),
         ("secret", option::of(secret).boxed()),
         ("emptyDir", option::of(Just(json!({}))).boxed()),
+        (
+            "configMap",
+            option::of(object(vec![
+                ("name", mostly(one_of(&[CONFIGMAP_TRUST, "other"])).boxed()),
+                ("items", option::weighted(0.2, odd()).boxed()),
+            ]))
+            .boxed(),
+        ),
     ]))
 }
 
@@ -52,9 +67,25 @@ fn containers() -> impl Strategy<Value = Value> {
     let variable = object(vec![
         (
             "name",
-            mostly(one_of(&["CI_SERVER_TLS_CA_FILE", "CI_SERVER_TLS_KEY_FILE", "NODE_EXTRA_CA_CERTS", "X"])).boxed(),
+            mostly(one_of(&[
+                "CI_SERVER_TLS_CA_FILE",
+                "CI_SERVER_TLS_KEY_FILE",
+                "NODE_EXTRA_CA_CERTS",
+                "SSL_CERT_FILE",
+                "SSL_CERT_DIR",
+                "X",
+            ]))
+            .boxed(),
         ),
-        ("value", mostly(one_of(&["", "/home/gitlab-runner/.gitlab-runner/certs/ca.crt"])).boxed()),
+        (
+            "value",
+            mostly(one_of(&[
+                "",
+                "/home/gitlab-runner/.gitlab-runner/certs/ca.crt",
+                "/etc/gitlab-runner-webhook/trust/bundle.crt",
+            ]))
+            .boxed(),
+        ),
     ]);
     let mount = object(vec![
         ("name", mostly(one_of(&VOLUMES)).boxed()),
@@ -66,6 +97,9 @@ fn containers() -> impl Strategy<Value = Value> {
                 "/etc/gitlab-runner",
                 "/etc/gitlab-runner/certs",
                 "/etc/gitlab-runner/certs/ca.crt",
+                "/etc/gitlab-runner-webhook",
+                "/etc/gitlab-runner-webhook/trust",
+                "/etc/gitlab-runner-webhook/trust/bundle.crt",
                 "/builds",
             ]))
             .boxed(),
@@ -74,7 +108,7 @@ fn containers() -> impl Strategy<Value = Value> {
         ("readOnly", option::weighted(0.3, Just(json!(true))).boxed()),
     ]);
     list(object(vec![
-        ("name", mostly(one_of(&["build", "helper", "gitlab-runner", "istio-proxy"])).boxed()),
+        ("name", mostly(one_of(&["build", "helper", "gitlab-runner", "istio-proxy", "svc-0"])).boxed()),
         ("command", mostly(list(one_of(&["/bin/bash", ENTRYPOINT]))).boxed()),
         ("env", mostly(list(variable)).boxed()),
         ("volumeMounts", mostly(list(mount)).boxed()),
@@ -104,44 +138,184 @@ fn is_kept(before: &Value, after: &Value) -> bool {
     }
 }
 
+/// What the webhook knows.
+fn snapshots() -> impl Strategy<Value = Snapshot> {
+    let with =
+        |has_bundle, has_hashes| seen(certs(true).certs.into_values().next(), Some(Trust { has_bundle, has_hashes }));
+    select(vec![
+        certs(true),
+        certs(false),
+        with(false, true),
+        with(true, false),
+        other_cas(&["gitlab.example.com.crt"]),
+        other_cas(&["x.pem"]),
+        other_cas(&["x.pem", "y.pem"]),
+        seen(None, Some(TRUST)),
+        seen(certs(false).certs.into_values().next(), None),
+        Snapshot::default(),
+    ])
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    select(vec![
+        Config::default(),
+        config("certs: {publicRoots: none}"),
+        config("certs: {inject: {services: true, clientCertificate: false}}"),
+        config("certs: {publicRoots: none, inject: {services: true}, variables: {additive: [GIT_SSL_CAINFO, X]}}"),
+    ])
+}
+
+/// RFC 6902 for the one operation that there may be, written from its text: an engine that shares no code with the one
+/// that made the patch.
+fn add(document: &mut Value, operation: &Value) -> Result<(), String> {
+    let fields: Vec<&String> = operation.as_object().ok_or("no object")?.keys().collect();
+    if fields != ["op", "path", "value"] || operation["op"] != "add" {
+        return Err(format!("not an addition: {operation}"));
+    }
+    let (value, path) = (operation["value"].clone(), operation["path"].as_str().ok_or("no path")?);
+    let Some(tokens) = path.strip_prefix('/') else {
+        return Err("the whole document".to_owned());
+    };
+    let mut tokens: Vec<String> = tokens.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).collect();
+    let last = tokens.pop().ok_or("no token")?;
+    let index = |token: &str, length: usize| {
+        let plain = token == "0" || !token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit());
+        token.parse::<usize>().ok().filter(|index| plain && *index <= length).ok_or(format!("{token} in {path}"))
+    };
+    let mut parent = document;
+    for token in &tokens {
+        parent = match parent {
+            Value::Object(fields) => fields.get_mut(token).ok_or(format!("no {token} in {path}"))?,
+            Value::Array(elements) => {
+                let index = index(token, elements.len())?;
+                elements.get_mut(index).ok_or(format!("no {token} in {path}"))?
+            }
+            _ => return Err(format!("{token} in {path} is within a scalar")),
+        };
+    }
+    match parent {
+        Value::Object(fields) => _ = fields.insert(last, value),
+        Value::Array(elements) if last == "-" => elements.push(value),
+        Value::Array(elements) => elements.insert(index(&last, elements.len())?, value),
+        _ => return Err(format!("{path} is within a scalar")),
+    }
+    Ok(())
+}
+
+/// Whether a pod refers to a Secret anywhere.
+fn names_a_secret(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().any(|(key, value)| key.to_ascii_lowercase().contains("secret") || names_a_secret(value))
+        }
+        Value::Array(elements) => elements.iter().any(names_a_secret),
+        _ => false,
+    }
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    select(vec![Kind::Manager, Kind::Job])
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
 
     #[test]
-    fn any_pod(pod in pods(), pair: bool, kind in select(vec![Kind::Manager, Kind::Job])) {
-        let injection = run(&pod, kind, certs(pair));
+    fn any_pod(pod in pods(), kind in kinds(), snapshot in snapshots(), config in configs()) {
+        let injection = inject(&pod, kind, "ns", &snapshot, &config);
+        let patch = json!(injection.patch);
         prop_assert!(injection.patch.iter().all(|operation| matches!(operation, PatchOperation::Add(_))));
         prop_assert_eq!(injection.reason == Reason::Injected, !injection.patch.is_empty());
         prop_assert!(injection.warnings.len() <= 4);
+        prop_assert!(injection.warnings.iter().all(|warning| warning.to_string().chars().count() <= 120));
 
         let mut after = pod.clone();
         prop_assert!(json_patch::patch(&mut after, &injection.patch).is_ok());
-        prop_assert!(is_kept(&pod, &after));
-        prop_assert!(run(&after, kind, certs(pair)).patch.is_empty(), "twice = once");
+        let mut by_the_other = pod.clone();
+        for operation in items(&patch) {
+            add(&mut by_the_other, operation).map_err(TestCaseError::fail)?;
+        }
+        prop_assert_eq!(&by_the_other, &after, "two engines, two pods");
 
-        let path = if kind == Kind::Job { MOUNT_JOB_CERTS } else { MOUNT_MANAGER_CERTS };
-        for (index, container) in items(&after["spec"]["containers"]).enumerate() {
-            let before = &pod["spec"]["containers"][index];
-            let (old, new) = (items(&before["env"]).count(), items(&container["env"]).skip(items(&before["env"]).count()));
-            for variable in new {
-                let same_name = items(&container["env"]).take(old).any(|other| other["name"] == variable["name"]);
-                prop_assert!(!same_name, "a variable of the user is set twice");
-                let key = variable["value"].as_str().unwrap().strip_prefix(path).unwrap().strip_prefix('/').unwrap();
-                let Place::Mounted { mount } = Place::of(&after, container, path) else {
-                    return Err(TestCaseError::fail("a variable points nowhere"));
-                };
-                prop_assert!(shows(&after, mount, SECRET, key), "{key} is not there");
-            }
-        }
-        if kind == Kind::Job {
-            prop_assert!(!json!(injection.patch).to_string().contains("tls."));
-        }
+        prop_assert!(is_kept(&pod, &after));
+        prop_assert!(inject(&after, kind, "ns", &snapshot, &config).patch.is_empty(), "twice = once");
+        prop_assert!(kind == Kind::Manager || !names_a_secret(&patch), "{}", patch);
+        let trust = snapshot.trust.get("ns").copied();
+        nothing_dangles(&pod, &after, trust)?;
     }
 
     #[test]
-    fn anything_at_all_is_classified_and_survives(pod in pods()) {
+    fn a_container_that_another_webhook_adds_gets_the_same(
+        containers in containers(), volumes in mostly(volumes()), kind in kinds(), config in configs(),
+        name in select(vec!["build", "helper", "svc-0"]),
+    ) {
+        let once = |pod: &mut Value| {
+            let injection = inject(pod, kind, "ns", &certs(true), &config);
+            json_patch::patch(pod, &injection.patch).unwrap();
+            injection
+        };
+        let late = json!({"name": name, "command": ["/bin/bash", ENTRYPOINT]});
+        let mut after = json!({"spec": {"containers": containers, "volumes": volumes}});
+        // Whether there is an entrypoint decides which containers of a manager pod run a runner.
+        after["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "first", "command": [ENTRYPOINT]}));
+        let mut before = after.clone();
+        once(&mut after);
+        after["spec"]["containers"].as_array_mut().unwrap().push(late.clone());
+        let injection = once(&mut after);
+        let prefix = format!("/spec/containers/{}/", items(&after["spec"]["containers"]).count() - 1);
+        for operation in injection.patch.iter() {
+            let path = operation.path().as_str();
+            prop_assert!(path.starts_with(&prefix) || path.starts_with("/spec/volumes"), "{}", path);
+        }
+        // As if it had been there from the start.
+        before["spec"]["containers"].as_array_mut().unwrap().push(late);
+        once(&mut before);
+        prop_assert_eq!(before, after);
+    }
+
+    #[test]
+    fn anything_at_all_is_classified_and_survives(pod in pods(), snapshot in snapshots()) {
         let kind = Kind::of(&pod, &Config::default());
-        let injection = run(&pod, kind, certs(true));
+        let injection = inject(&pod, kind, "ns", &snapshot, &Config::default());
         prop_assert!(json_patch::patch(&mut pod.clone(), &injection.patch).is_ok());
     }
+}
+
+/// Each variable that was added is new to its container, and its files are mounted there and hold what it needs.
+fn nothing_dangles(before: &Value, after: &Value, trust: Option<Trust>) -> Result<(), TestCaseError> {
+    for (index, container) in items(&after["spec"]["containers"]).enumerate() {
+        let old = items(&before["spec"]["containers"][index]["env"]).count();
+        for variable in items(&container["env"]).skip(old) {
+            let name = variable["name"].as_str().unwrap();
+            let of_user = items(&container["env"]).take(old).any(|other| other["name"] == name);
+            prop_assert!(!of_user, "{} of the user is set twice", name);
+            let path = variable["value"].as_str().unwrap().split(':').next().unwrap();
+            let (directory, key) = if name == "SSL_CERT_DIR" { (path, "") } else { path.rsplit_once('/').unwrap() };
+            let Place::Mounted { mount } = Place::of(after, container, directory) else {
+                return Err(TestCaseError::fail(format!("{name} points nowhere")));
+            };
+            if directory == MOUNT_MANAGER_CERTS {
+                prop_assert!(shows(after, mount, SECRET, key), "{} is not there", key);
+                continue;
+            }
+            prop_assert_eq!(directory, MOUNT_TRUST);
+            let trust = trust.unwrap();
+            let is_there = if key.is_empty() { trust.has_hashes } else { key == "ca.crt" || trust.has_bundle };
+            prop_assert!(is_there);
+            prop_assert!(!REPLACING.contains(&name) || key == "bundle.crt");
+            prop_assert!(!ADDITIVE.contains(&name) || key == "ca.crt");
+            prop_assert!(name != "GIT_SSL_CAINFO" || container["name"] != "helper");
+            let volume = items(&after["spec"]["volumes"]).find(|volume| volume["name"] == mount["name"]).unwrap();
+            prop_assert_eq!(&volume["configMap"]["name"], CONFIGMAP_TRUST);
+        }
+        // Two mounts at one path are refused by the API server.
+        let ours = |path| items(&container["volumeMounts"]).filter(|mount| mount["mountPath"] == path).count();
+        let had = |path| {
+            items(&before["spec"]["containers"][index]["volumeMounts"]).filter(|m| m["mountPath"] == path).count()
+        };
+        for path in [MOUNT_TRUST, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS] {
+            prop_assert!(ours(path) <= had(path).max(1));
+        }
+    }
+    Ok(())
 }

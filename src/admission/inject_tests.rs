@@ -1,17 +1,51 @@
+#[path = "inject_job_tests.rs"]
+mod jobs;
 #[path = "inject_properties.rs"]
 mod properties;
 
+use serde_json::json;
+
 use super::*;
+use crate::{
+    admission::pod::Place,
+    names::{KEY_CA, KEY_TLS_CERT, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
+    trust::Trust,
+};
 
 const SECRET: &str = "gitlab-runner-certs";
 const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
-fn certs(client_pair: bool) -> CertsView {
-    CertsView::Present(Certs { ca: Ca::Valid, client_pair })
+const TRUST: Trust = Trust { has_bundle: true, has_hashes: true };
+const ADDITIVE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+const REPLACING: [&str; 6] =
+    ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO"];
+
+fn seen(certs: Option<Certs>, trust: Option<Trust>) -> Snapshot {
+    Snapshot {
+        certs: certs.into_iter().map(|certs| ("ns".parse().unwrap(), certs)).collect(),
+        trust: trust.into_iter().map(|trust| ("ns".parse().unwrap(), trust)).collect(),
+        certs_loaded: true,
+        ..Snapshot::default()
+    }
 }
 
-fn run(pod: &Value, kind: Kind, certs: CertsView) -> Injection {
-    inject(pod, kind, "ns", certs, &Config::default())
+/// `ca.crt` is there, perhaps the pair, and the trust bundle.
+fn certs(client_pair: bool) -> Snapshot {
+    seen(Some(Certs { ca: Ca::Valid, client_pair, ..Certs::default() }), Some(TRUST))
+}
+
+/// No `ca.crt`, but these keys.
+fn other_cas(keys: &[&str]) -> Snapshot {
+    let other_cas = keys.iter().map(|key| (*key).to_owned()).collect();
+    seen(Some(Certs { other_cas, client_pair: true, ..Certs::default() }), Some(TRUST))
+}
+
+fn run(pod: &Value, kind: Kind, snapshot: &Snapshot) -> Injection {
+    inject(pod, kind, "ns", snapshot, &Config::default())
+}
+
+fn config(yaml: &str) -> Config {
+    Config::from_yaml(yaml).unwrap()
 }
 
 fn applied(pod: &Value, injection: &Injection) -> Value {
@@ -62,7 +96,7 @@ fn job() -> Value {
 
 #[test]
 fn a_manager_gets_the_volume_the_mount_and_the_variables() {
-    let injection = run(&manager(), Kind::Manager, certs(true));
+    let injection = run(&manager(), Kind::Manager, &certs(true));
     assert_eq!(injection.reason, Reason::Injected);
     let pod = applied(&manager(), &injection);
     assert_eq!(
@@ -90,9 +124,9 @@ fn a_manager_gets_the_volume_the_mount_and_the_variables() {
 
 #[test]
 fn without_a_client_pair_a_manager_sees_the_ca_only() {
-    let off = Config::from_yaml("certs: {inject: {clientCertificate: false}}").unwrap();
+    let off = config("certs: {inject: {clientCertificate: false}}");
     for (config, pair) in [(&Config::default(), false), (&off, true)] {
-        let injection = inject(&manager(), Kind::Manager, "ns", certs(pair), config);
+        let injection = inject(&manager(), Kind::Manager, "ns", &certs(pair), config);
         let pod = applied(&manager(), &injection);
         assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"], json!([{"key": "ca.crt", "path": "ca.crt"}]));
         assert_eq!(variables(&pod["spec"]["containers"][1]).len(), 2);
@@ -103,7 +137,7 @@ fn without_a_client_pair_a_manager_sees_the_ca_only() {
 #[test]
 fn where_the_chart_mounts_the_secret_only_variables_are_added() {
     let pod = manager_with_chart_certs();
-    let after = applied(&pod, &run(&pod, Kind::Manager, certs(true)));
+    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(true)));
     assert_eq!(after["spec"]["volumes"], pod["spec"]["volumes"]);
     assert_eq!(after["spec"]["containers"][1]["volumeMounts"], pod["spec"]["containers"][1]["volumeMounts"]);
     assert_eq!(variables(&after["spec"]["containers"][1]).len(), 4);
@@ -120,7 +154,7 @@ fn nothing_points_into_a_foreign_mount() {
         let mut volume = source;
         volume["name"] = json!("custom-certs");
         pod["spec"]["volumes"][1] = volume;
-        let injection = run(&pod, Kind::Manager, certs(true));
+        let injection = run(&pod, Kind::Manager, &certs(true));
         assert!(injection.patch.is_empty());
         assert_eq!(injection.reason, Reason::ForeignMount);
         assert!(texts(&injection)[0].contains("is not mounted from Secret gitlab-runner-certs"), "{injection:?}");
@@ -133,7 +167,7 @@ fn only_the_keys_that_a_mount_shows_are_pointed_at() {
     pod["spec"]["volumes"][1] = json!({"name": "custom-certs", "projected": {"sources": [
         {"secret": {"name": SECRET, "items": [{"key": "ca.crt", "path": "ca.crt"}, {"key": "tls.crt", "path": "tls.crt"}]}},
     ]}});
-    let after = applied(&pod, &run(&pod, Kind::Manager, certs(true)));
+    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(true)));
     assert_eq!(variables(&after["spec"]["containers"][1]).len(), 2);
 }
 
@@ -143,14 +177,49 @@ fn variables_of_the_user_stay_and_a_pair_is_not_mixed() {
     let env = pod["spec"]["containers"][1]["env"].as_array_mut().unwrap();
     env.push(json!({"name": "CI_SERVER_TLS_CA_FILE", "value": ""}));
     env.push(json!({"name": "CI_SERVER_TLS_KEY_FILE", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}));
-    let injection = run(&pod, Kind::Manager, certs(true));
+    let injection = run(&pod, Kind::Manager, &certs(true));
     let after = applied(&pod, &injection);
     assert_eq!(after["spec"]["containers"][1]["env"], pod["spec"]["containers"][1]["env"]);
+    assert_eq!(texts(&injection), ["already set, so kept: CI_SERVER_TLS_CA_FILE, CI_SERVER_TLS_KEY_FILE"]);
+}
+
+#[test]
+fn a_manager_without_ca_crt_finds_its_host_or_is_told_of_the_only_file() {
+    let host = "gitlab.example.com.crt";
+    let chart = manager_with_chart_certs();
+    for (keys, variable) in [
+        (&[host][..], None),
+        (&["company.pem", host], None),
+        (&["company.pem"], Some("company.pem")),
+        (&["other.example.com.crt"], Some("other.example.com.crt")),
+    ] {
+        let injection = run(&manager(), Kind::Manager, &other_cas(keys));
+        let pod = applied(&manager(), &injection);
+        let shown: Vec<_> = items(&pod["spec"]["volumes"][1]["secret"]["items"]).map(|item| &item["key"]).collect();
+        let expected: Vec<_> = keys.iter().copied().chain([KEY_TLS_CERT, "tls.key"]).collect();
+        assert_eq!(shown, expected);
+        let ca = |pod: &Value| {
+            let all = variables(&pod["spec"]["containers"][1]);
+            all.iter().find_map(|variable| variable.strip_prefix("CI_SERVER_TLS_CA_FILE=").map(str::to_owned))
+        };
+        let expected = variable.map(|key| format!("{MOUNT_MANAGER_CERTS}/{key}"));
+        assert_eq!(ca(&pod), expected, "{keys:?}");
+        assert_eq!(ca(&applied(&chart, &run(&chart, Kind::Manager, &other_cas(keys)))), expected, "{keys:?}");
+    }
+    let injection = run(&manager(), Kind::Manager, &other_cas(&["a.pem", "b.pem"]));
+    assert!(injection.patch.is_empty());
+    assert!(texts(&injection)[0].contains("neither ca.crt nor <host>.crt"), "{injection:?}");
+}
+
+#[test]
+fn a_manager_sees_every_ca_when_ca_crt_is_what_it_is_told_of() {
+    let mut snapshot = other_cas(&["gitlab.example.com.crt"]);
+    snapshot.certs.values_mut().for_each(|certs| certs.ca = Ca::Valid);
+    let pod = applied(&manager(), &run(&manager(), Kind::Manager, &snapshot));
+    assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"][1]["key"], "gitlab.example.com.crt");
     assert_eq!(
-        texts(&injection),
-        [("CA", "ca.crt"), ("KEY", "tls.key")].map(|(name, key)| format!(
-            "CI_SERVER_TLS_{name}_FILE is set already and is kept; the mounted file is {MOUNT_MANAGER_CERTS}/{key}"
-        ))
+        variables(&pod["spec"]["containers"][1])[1],
+        format!("CI_SERVER_TLS_CA_FILE={MOUNT_MANAGER_CERTS}/ca.crt")
     );
 }
 
@@ -159,7 +228,7 @@ fn without_the_entrypoint_every_container_but_the_mesh_is_a_runner() {
     let mut pod = manager();
     pod["spec"]["containers"][1]["command"] = json!(["/custom"]);
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "second"}));
-    let after = applied(&pod, &run(&pod, Kind::Manager, certs(false)));
+    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(false)));
     let mounts: Vec<bool> = items(&after["spec"]["containers"])
         .map(|container| matches!(Place::of(&after, container, MOUNT_MANAGER_CERTS), Place::Mounted { .. }))
         .collect();
@@ -167,56 +236,31 @@ fn without_the_entrypoint_every_container_but_the_mesh_is_a_runner() {
 }
 
 #[test]
-fn a_job_gets_the_ca_in_build_and_helper_and_never_the_key() {
-    let injection = run(&job(), Kind::Job, certs(true));
-    let pod = applied(&job(), &injection);
-    assert_eq!(
-        pod["spec"]["volumes"],
-        json!([{"name": VOLUME_CERTS, "secret": {
-            "secretName": SECRET, "optional": true, "items": [{"key": "ca.crt", "path": "ca.crt"}],
-        }}])
-    );
-    for index in [0, 1] {
-        assert_eq!(
-            variables(&pod["spec"]["containers"][index]),
-            ["NODE_EXTRA_CA_CERTS", "DENO_CERT"].map(|name| format!("{name}=/etc/gitlab-runner/certs/ca.crt"))
-        );
-    }
-    assert_eq!(pod["spec"]["containers"][2], json!({"name": "svc-0"}));
-    assert!(injection.warnings.is_empty());
-    assert!(!json!(injection.patch).to_string().contains("tls.key"));
-}
-
-#[test]
-fn a_volume_of_our_name_that_shows_a_job_more_is_not_used() {
-    for secret in [
-        json!({"secretName": SECRET}),
-        json!({"secretName": SECRET, "items": []}),
-        json!({"secretName": SECRET, "items": [{"key": "ca.crt", "path": "ca.crt"}, {"key": "tls.key", "path": "x"}]}),
-        json!({"secretName": "other", "items": [{"key": "ca.crt", "path": "ca.crt"}]}),
-    ] {
-        let mut pod = job();
-        pod["spec"]["volumes"] = json!([{"name": VOLUME_CERTS, "secret": secret}]);
-        let injection = run(&pod, Kind::Job, certs(true));
-        assert!(injection.patch.is_empty());
-        assert_eq!((injection.reason, injection.warnings.len()), (Reason::Blocked, 1));
+fn opting_out_is_a_label() {
+    for (kind, pod) in [(Kind::Manager, manager()), (Kind::Job, job())] {
+        for (value, reason) in [("false", Reason::OptedOut), ("true", Reason::Injected), ("", Reason::Injected)] {
+            let mut pod = pod.clone();
+            pod["metadata"] = json!({"labels": {LABEL_INJECT: value}});
+            let injection = run(&pod, kind, &certs(true));
+            assert_eq!((injection.reason, injection.patch.is_empty()), (reason, reason == Reason::OptedOut));
+        }
     }
 }
 
 #[test]
 fn a_container_that_came_later_gets_the_same() {
-    let mut pod = applied(&job(), &run(&job(), Kind::Job, certs(false)));
-    assert_eq!(run(&pod, Kind::Job, certs(false)).reason, Reason::Present);
+    let mut pod = applied(&job(), &run(&job(), Kind::Job, &certs(false)));
+    assert_eq!(run(&pod, Kind::Job, &certs(false)).reason, Reason::Present);
     pod["spec"]["containers"][2]["name"] = json!("build");
-    let injection = run(&pod, Kind::Job, certs(false));
+    let injection = run(&pod, Kind::Job, &certs(false));
     assert_eq!(injection.patch.len(), 2);
     assert!(injection.patch.iter().all(|operation| operation.path().as_str().starts_with("/spec/containers/2/")));
 }
 
 #[test]
 fn a_pair_that_came_between_two_passes_is_not_pointed_at_where_it_is_not_shown() {
-    let pod = applied(&manager(), &run(&manager(), Kind::Manager, certs(false)));
-    assert_eq!(run(&pod, Kind::Manager, certs(true)).reason, Reason::Present);
+    let pod = applied(&manager(), &run(&manager(), Kind::Manager, &certs(false)));
+    assert_eq!(run(&pod, Kind::Manager, &certs(true)).reason, Reason::Present);
 }
 
 #[test]
@@ -228,26 +272,34 @@ fn pods_that_get_nothing() {
     };
     let mounted_by_user = with(json!({
         "volumes": [{"name": "ca", "secret": {"secretName": "x"}}],
-        "containers": [{"name": "build", "volumeMounts": [{"name": "ca", "mountPath": "/etc/gitlab-runner/certs/"}]}],
+        "containers": [{"name": "build", "volumeMounts": [{"name": "ca", "mountPath": "/etc/gitlab-runner-webhook/trust/"}]}],
     }));
+    let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
+            {"key": "kubernetes.io/os", "operator": "In", "values": ["windows"]},
+        ]}],
+    }}}});
     let within = with(json!({
         "volumes": [{"name": "c", "configMap": {"name": "x"}}],
-        "containers": [{"name": "build", "volumeMounts": [{"name": "c", "mountPath": "/etc/gitlab-runner"}]}],
+        "containers": [{"name": "build", "volumeMounts": [{"name": "c", "mountPath": "/etc/gitlab-runner-webhook"}]}],
     }));
     let table = [
         (Kind::Other, job(), Reason::OtherPod, 0),
         (Kind::Pause, job(), Reason::OtherPod, 0),
         (Kind::Job, with(json!({"os": {"name": "windows"}})), Reason::Windows, 0),
         (Kind::Job, with(json!({"nodeSelector": {"kubernetes.io/os": "windows"}})), Reason::Windows, 0),
+        (Kind::Job, with(json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}})), Reason::Windows, 0),
+        (Kind::Job, with(affinity), Reason::Windows, 0),
         (Kind::Job, with(json!({"containers": [{"name": "svc-0"}]})), Reason::NoContainer, 0),
         (Kind::Job, with(json!({"containers": null})), Reason::NoContainer, 0),
         (Kind::Job, with(json!({"volumes": {}})), Reason::Blocked, 1),
         (Kind::Job, with(json!({"containers": [{"name": "build", "env": {}}]})), Reason::Blocked, 1),
-        (Kind::Job, mounted_by_user, Reason::ForeignMount, 0),
+        (Kind::Job, mounted_by_user, Reason::ForeignMount, 1),
         (Kind::Job, within, Reason::Blocked, 1),
     ];
     for (kind, pod, reason, warnings) in table {
-        let injection = run(&pod, kind, certs(true));
+        let injection = run(&pod, kind, &certs(true));
         assert!(injection.patch.is_empty(), "{pod}");
         assert_eq!((injection.reason, injection.warnings.len()), (reason, warnings), "{pod}");
     }
@@ -255,32 +307,62 @@ fn pods_that_get_nothing() {
 
 #[test]
 fn certificates_that_cannot_be_used_are_said_and_not_injected() {
-    let present = |ca| CertsView::Present(Certs { ca, client_pair: true });
+    let of = |certs: Certs| seen(Some(certs), None);
+    let bad = |key: &str| Certs { unreadable: Some(key.to_owned()), ..Certs::default() };
     let secret = "Secret ns/gitlab-runner-certs";
+    let pending = "ConfigMap ns/gitlab-runner-webhook-trust is being published; wait a moment";
+    let both = [Kind::Manager, Kind::Job];
     let table = [
-        (CertsView::NotLoaded, Reason::CertsNotLoaded, format!("{secret} is not loaded yet; wait a moment")),
-        (CertsView::Absent, Reason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
-        (present(Ca::Missing), Reason::CertsMissing, format!("{secret} has no ca.crt; add it")),
-        (present(Ca::Invalid), Reason::CertsInvalid, format!("ca.crt in {secret} is not PEM; mend it")),
+        (Snapshot::default(), &both[..], Reason::CertsNotLoaded, format!("{secret} is not loaded yet; wait a moment")),
+        (seen(None, None), &both, Reason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
+        // About to be deleted.
+        (seen(None, Some(TRUST)), &both, Reason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
+        (of(Certs::default()), &both[..1], Reason::CertsMissing, format!("{secret} has no ca.crt; add it")),
+        (of(Certs::default()), &both[1..], Reason::CertsMissing, format!("{secret} has no CA; add ca.crt")),
+        (
+            of(Certs { ca: Ca::Invalid, ..bad("ca.crt") }),
+            &both,
+            Reason::CertsInvalid,
+            format!("ca.crt in {secret} is not PEM; mend it"),
+        ),
+        (
+            of(Certs { ca: Ca::Valid, ..bad("x.pem") }),
+            &both[1..],
+            Reason::CertsInvalid,
+            format!("x.pem in {secret} is not PEM; mend it"),
+        ),
+        (of(Certs { ca: Ca::Valid, ..Certs::default() }), &both[1..], Reason::TrustPending, pending.to_owned()),
     ];
-    for (certs, reason, problem) in table {
-        for (kind, pod, again) in [(Kind::Manager, manager(), "recreate the pod"), (Kind::Job, job(), "retry the job")]
-        {
-            let injection = run(&pod, kind, certs);
+    for (snapshot, kinds, reason, problem) in table {
+        for kind in kinds {
+            let (pod, again) =
+                if *kind == Kind::Job { (job(), "retry the job") } else { (manager(), "recreate the pod") };
+            let injection = run(&pod, *kind, &snapshot);
             assert!(injection.patch.is_empty());
-            assert_eq!(injection.reason, reason);
-            assert_eq!(texts(&injection), [format!("no CA injected: {problem} and {again}")]);
+            assert_eq!(injection.reason, reason, "{problem}");
+            // Cut where it gets too long.
+            let expected = Warning::new(format!("no CA injected: {problem} and {again}"));
+            assert_eq!(injection.warnings, [expected]);
         }
-        assert!(run(&job(), Kind::Other, certs).warnings.is_empty());
+        assert!(run(&job(), Kind::Other, &snapshot).warnings.is_empty());
+    }
+}
+
+#[test]
+fn a_trust_bundle_that_is_there_serves_until_its_secret_can_be_read_again() {
+    let unreadable = Certs { ca: Ca::Invalid, unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
+    let before_the_secret = Snapshot { certs_loaded: false, ..seen(None, Some(TRUST)) };
+    for snapshot in [seen(Some(unreadable), Some(TRUST)), before_the_secret] {
+        assert_eq!(run(&job(), Kind::Job, &snapshot).reason, Reason::Injected);
     }
 }
 
 #[test]
 fn what_is_switched_off_is_left_alone() {
-    let off = Config::from_yaml("certs: {inject: {manager: false, jobs: false}}").unwrap();
+    let off = config("certs: {inject: {manager: false, jobs: false}}");
     for (kind, pod) in [(Kind::Manager, manager()), (Kind::Job, job())] {
-        for certs in [certs(true), CertsView::Absent] {
-            let injection = inject(&pod, kind, "ns", certs, &off);
+        for snapshot in [certs(true), seen(None, None)] {
+            let injection = inject(&pod, kind, "ns", &snapshot, &off);
             assert!(injection.patch.is_empty() && injection.warnings.is_empty());
             assert_eq!(injection.reason, Reason::Disabled);
         }

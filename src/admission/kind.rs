@@ -67,10 +67,12 @@ pub(crate) fn runs_entrypoint(container: &Value) -> bool {
     words.any(|word| text(word).is_some_and(|word| word.contains(ENTRYPOINT)))
 }
 
-/// Whether a volume shows a clone: directly, or among the sources of a projected volume.
+/// Whether a volume shows a clone with a runner's token: directly, or among the sources of a projected volume. A clone
+/// of `certsSecretName` says nothing: anybody may want certificates.
 fn holds_clone(volume: &Value, config: &Config) -> bool {
-    let is_clone =
-        |name: &Value| text(name).is_some_and(|name| config.clones.iter().any(|clone| clone.secret.as_str() == name));
+    let holds_token =
+        |name: &str| config.clones.iter().any(|clone| !clone.holds_certs && clone.secret.as_str() == name);
+    let is_clone = |name: &Value| text(name).is_some_and(holds_token);
     is_clone(at(volume, &["secret", "secretName"]))
         || items(at(volume, &["projected", "sources"])).any(|source| is_clone(at(source, &["secret", "name"])))
 }
@@ -134,6 +136,18 @@ mod tests {
         for (pod, kind) in table {
             assert_eq!(Kind::of(&pod, &Config::default()), kind, "{pod}");
         }
+    }
+
+    #[test]
+    fn a_pod_with_cloned_certificates_is_no_manager() {
+        let config = Config::from_yaml("certs: {from: infra}").unwrap();
+        let with = |secret: &str| {
+            let volumes =
+                json!([{"secret": {"secretName": secret}}, {"projected": {"sources": [{"secret": {"name": secret}}]}}]);
+            json!({"spec": {"volumes": volumes}})
+        };
+        assert_eq!(Kind::of(&with("gitlab-runner-certs"), &config), Kind::Other);
+        assert_eq!(Kind::of(&with("gitlab-gitlab-runner-secret"), &config), Kind::Manager);
     }
 
     #[test]

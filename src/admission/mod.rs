@@ -1,14 +1,16 @@
 //! Admission: request → review → kind → inject → response.
 //!
-//! One prologue for all webhooks: decode, decide, count, answer. Nothing here calls the API server,
-//! waits, or has a side effect, so a dry run is answered like any other request. No object under
-//! review is logged at any level.
+//! One prologue for all webhooks: decode, decide, count, answer. Nothing here has a side effect, and only the
+//! gate asks the API server, for pods that use a clone. No object under review is logged at any level.
 
 mod error;
+mod flights;
+mod gate;
 mod inject;
 mod kind;
 mod namespace;
 mod pod;
+mod references;
 mod review;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
@@ -19,11 +21,13 @@ use tracing::{Span, debug, field::Empty, info, info_span};
 pub use error::ReviewError;
 
 use self::{
-    inject::{CertsView, inject},
+    gate::Gate,
+    inject::inject,
     kind::Kind,
     review::{Decision, Request, Verdict},
 };
 use crate::{
+    cluster::Requests,
     config::Config,
     snapshot::SharedSnapshot,
     telemetry::metrics::{AdmissionLabels, Metrics, WebhookLabels},
@@ -34,6 +38,7 @@ use crate::{
 pub struct Admission {
     config: Arc<Config>,
     snapshot: SharedSnapshot,
+    gate: Gate,
     metrics: Metrics,
 }
 
@@ -44,6 +49,8 @@ pub enum Webhook {
     MutatePods,
     /// Warns when a runner namespace is created without a source.
     MutateNamespaces,
+    /// Lets a pod in when the clones that it uses are there and current.
+    ValidatePods,
 }
 
 impl Webhook {
@@ -52,21 +59,23 @@ impl Webhook {
         match self {
             Self::MutatePods => "mutate-pods",
             Self::MutateNamespaces => "mutate-namespaces",
+            Self::ValidatePods => "validate-pods",
         }
     }
 }
 
 impl Admission {
-    /// Admission by this configuration and what the watches publish.
-    pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, metrics: Metrics) -> Self {
-        Self { config, snapshot, metrics }
+    /// Admission by this configuration and what the watches publish; the gate asks by these requests.
+    pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, metrics: Metrics) -> Self {
+        let gate = Gate::new(Arc::clone(&config), snapshot.clone(), requests);
+        Self { config, snapshot, gate, metrics }
     }
 
     /// Answers one review, or says why it could not be read.
     ///
     /// # Errors
     /// The error that reading the body gave, or that the body is not a v1 `AdmissionReview`.
-    pub fn answer(&self, webhook: Webhook, body: Result<Bytes, ReviewError>) -> Result<Vec<u8>, ReviewError> {
+    pub async fn answer(&self, webhook: Webhook, body: Result<Bytes, ReviewError>) -> Result<Vec<u8>, ReviewError> {
         let started = Instant::now();
         let span = info_span!(
             "admission",
@@ -78,16 +87,19 @@ impl Admission {
             reason = Empty,
             latency_seconds = Empty,
         );
-        let _entered = span.enter();
 
         let mut outcome = ("error", "");
-        let answer = body.and_then(|body| Request::read(&body)).and_then(|request| {
-            span.record("uid", &request.uid).record("namespace", &request.namespace);
-            span.record("name", request.display_name());
-            let decision = self.decide(webhook, &request);
-            outcome = (decision.word(), decision.reason);
-            decision.write(&request.uid)
-        });
+        let answer = match body.and_then(|body| Request::read(&body)) {
+            Err(error) => Err(error),
+            Ok(request) => {
+                span.record("uid", &request.uid).record("namespace", &request.namespace);
+                span.record("name", request.display_name());
+                let decision = self.decide(webhook, &request).await;
+                outcome = (decision.word(), decision.reason);
+                decision.write(&request.uid)
+            }
+        };
+        let _entered = span.enter();
         if let Err(error) = &answer {
             outcome = ("error", error.reason());
         }
@@ -100,14 +112,15 @@ impl Admission {
         answer
     }
 
-    fn decide(&self, webhook: Webhook, request: &Request) -> Decision {
+    async fn decide(&self, webhook: Webhook, request: &Request) -> Decision {
         match webhook {
             Webhook::MutatePods if request.creates("Pod") => self.pod(request),
             Webhook::MutateNamespaces if request.creates("Namespace") => {
                 namespace::review(&request.object, &self.config, &self.snapshot.load())
             }
+            Webhook::ValidatePods if request.creates("Pod") => self.gate.review(request).await,
             // The webhook configuration asks for more than it should.
-            Webhook::MutatePods | Webhook::MutateNamespaces => {
+            Webhook::MutatePods | Webhook::MutateNamespaces | Webhook::ValidatePods => {
                 Decision { reason: "other-request", ..Decision::default() }
             }
         }
@@ -115,8 +128,7 @@ impl Admission {
 
     fn pod(&self, request: &Request) -> Decision {
         let kind = Kind::of(&request.object, &self.config);
-        let certs = CertsView::of(&self.snapshot.load(), &request.namespace);
-        let injection = inject(&request.object, kind, &request.namespace, certs, &self.config);
+        let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
         Decision {
             verdict: Verdict::Allow(injection.patch),
             reason: injection.reason.as_str(),

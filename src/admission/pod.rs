@@ -23,6 +23,21 @@ pub(super) fn volume<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     items(at(pod, &["spec", "volumes"])).find(|volume| at(volume, &["name"]).as_str() == Some(name))
 }
 
+/// Whether the pod is for Windows nodes, by any of the ways in which it can ask for them.
+pub(super) fn is_windows(pod: &Value) -> bool {
+    let spec = at(pod, &["spec"]);
+    let is_os = |name: &Value| matches!(name.as_str(), Some("kubernetes.io/os" | "beta.kubernetes.io/os"));
+    let is = |name: &Value| name.as_str() == Some("windows");
+    let required = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    is(at(spec, &["os", "name"]))
+        || ["kubernetes.io/os", "beta.kubernetes.io/os"].iter().any(|label| is(at(spec, &["nodeSelector", label])))
+        || items(at(spec, &required)).flat_map(|term| items(at(term, &["matchExpressions"]))).any(|expression| {
+            is_os(at(expression, &["key"]))
+                && at(expression, &["operator"]).as_str() == Some("In")
+                && items(at(expression, &["values"])).any(is)
+        })
+}
+
 /// Whether some container mounts a volume of this name, be it there or not.
 pub(super) fn mounts_volume(pod: &Value, name: &str) -> bool {
     let containers = ["containers", "initContainers"].iter().flat_map(|list| items(at(pod, &["spec", list])));

@@ -2,8 +2,10 @@
 
 mod client;
 mod error;
+mod request;
 mod watch;
 
 pub use client::{Clients, ConnectError, connect};
 pub use error::{Problem, Reason};
+pub use request::{Object, Requests, Version};
 pub use watch::{Change, watch};

@@ -1,12 +1,17 @@
 //! The configuration file: strict YAML, every field with a default.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use kube::core::Selector;
 use serde::Deserialize;
 
-use super::{CloneSpec, Config, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, RunnerNamespaces, SecretName};
+use super::{
+    CloneSpec, Config, Gate, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, PublicRoots,
+    RunnerNamespaces, SecretName, Variables,
+    labels::{SelectorFile, check_label},
+};
 use crate::names;
 
 /// Why a configuration file cannot be used.
@@ -44,13 +49,9 @@ impl Config {
 }
 
 impl Default for Config {
+    #[expect(clippy::expect_used, reason = "the defaults are constants, checked by a test")]
     fn default() -> Self {
-        Self {
-            runner_namespaces: RunnerNamespaces { names: default_names(), selectors: Vec::new() },
-            clones: vec![default_clone().into_spec()],
-            certs_secret_name: default_certs_secret_name(),
-            inject: InjectFile::default().into(),
-        }
+        File::default().check().expect("the defaults are valid")
     }
 }
 
@@ -61,6 +62,7 @@ struct File {
     clones: Vec<CloneFile>,
     certs_secret_name: SecretName,
     certs: CertsFile,
+    gate: GateFile,
 }
 
 #[derive(Deserialize)]
@@ -68,23 +70,6 @@ struct File {
 struct RunnerNamespacesFile {
     names: BTreeSet<NamespaceName>,
     selectors: Vec<SelectorFile>,
-}
-
-/// A `LabelSelector` that refuses unknown fields: a misspelt `matchLabel` would match everything.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-struct SelectorFile {
-    match_labels: BTreeMap<String, String>,
-    match_expressions: Vec<RequirementFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RequirementFile {
-    key: String,
-    operator: String,
-    #[serde(default)]
-    values: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -103,15 +88,34 @@ struct CloneFile {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct CertsFile {
+    from: Option<NamespaceName>,
+    public_roots: PublicRoots,
     inject: InjectFile,
+    variables: VariablesFile,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of the file, each on its own")]
 struct InjectFile {
     manager: bool,
     client_certificate: bool,
     jobs: bool,
+    services: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct VariablesFile {
+    additive: Vec<String>,
+    replacing: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct GateFile {
+    give_up_after: String,
+    then: GateThen,
 }
 
 impl Default for File {
@@ -121,6 +125,7 @@ impl Default for File {
             clones: vec![default_clone()],
             certs_secret_name: default_certs_secret_name(),
             certs: CertsFile::default(),
+            gate: GateFile::default(),
         }
     }
 }
@@ -133,13 +138,43 @@ impl Default for RunnerNamespacesFile {
 
 impl Default for InjectFile {
     fn default() -> Self {
-        Self { manager: true, client_certificate: true, jobs: true }
+        Self { manager: true, client_certificate: true, jobs: true, services: false }
+    }
+}
+
+impl Default for VariablesFile {
+    /// Those whose effect was measured. `GIT_SSL_CAINFO` is not among them: it would overrule the CA that the runner
+    /// itself gives git for its GitLab.
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            additive: names(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"]),
+            replacing: names(&[
+                "SSL_CERT_FILE",
+                "CURL_CA_BUNDLE",
+                "REQUESTS_CA_BUNDLE",
+                "PIP_CERT",
+                "AWS_CA_BUNDLE",
+                "CARGO_HTTP_CAINFO",
+            ]),
+        }
+    }
+}
+
+impl Default for GateFile {
+    fn default() -> Self {
+        Self { give_up_after: "10s".to_owned(), then: GateThen::default() }
     }
 }
 
 impl From<InjectFile> for Inject {
     fn from(file: InjectFile) -> Self {
-        Self { manager: file.manager, client_certificate: file.client_certificate, jobs: file.jobs }
+        Self {
+            manager: file.manager,
+            client_certificate: file.client_certificate,
+            jobs: file.jobs,
+            services: file.services,
+        }
     }
 }
 
@@ -183,11 +218,28 @@ impl File {
             clones.push(clone.into_spec());
         }
 
+        if let Some(from) = self.certs.from {
+            if names.contains(&from) {
+                return Err(invalid(
+                    "certs.from",
+                    format!("{:?} is a runner namespace; leave the field out", from.as_str()),
+                ));
+            }
+            if clones.iter().any(|clone| clone.secret == self.certs_secret_name) {
+                return Err(invalid("certs.from", "certsSecretName is in clones already; leave one of the two out"));
+            }
+            let clone = CloneFile { secret: self.certs_secret_name.clone(), from, ..default_clone() };
+            clones.push(CloneSpec { holds_certs: true, ..clone.into_spec() });
+        }
+
         Ok(Config {
             runner_namespaces: RunnerNamespaces { names, selectors },
             clones,
             certs_secret_name: self.certs_secret_name,
+            public_roots: self.certs.public_roots,
             inject: self.certs.inject.into(),
+            variables: self.certs.variables.check()?,
+            gate: self.gate.check()?,
         })
     }
 }
@@ -200,92 +252,62 @@ impl CloneFile {
             on_source_deleted: self.on_source_deleted,
             on_foreign_target: self.on_foreign_target,
             labels: self.labels,
+            holds_certs: false,
         }
     }
 }
 
-impl SelectorFile {
-    fn check(self, field: &str) -> Result<Selector, ConfigError> {
-        if self.match_labels.is_empty() && self.match_expressions.is_empty() {
-            return Err(invalid(
-                field,
-                "an empty selector would match every namespace; give matchLabels or matchExpressions",
-            ));
-        }
-        for (key, value) in &self.match_labels {
-            check_label_key(&format!("{field}.matchLabels"), key)?;
-            check_label_value(&format!("{field}.matchLabels.{key}"), value)?;
-        }
-        for (index, expression) in self.match_expressions.iter().enumerate() {
-            let field = format!("{field}.matchExpressions[{index}]");
-            check_label_key(&format!("{field}.key"), &expression.key)?;
-            for value in &expression.values {
-                check_label_value(&format!("{field}.values"), value)?;
+impl VariablesFile {
+    fn check(self) -> Result<Variables, ConfigError> {
+        let mut seen = BTreeSet::new();
+        for (field, names) in [("additive", &self.additive), ("replacing", &self.replacing)] {
+            for name in names {
+                let field = format!("certs.variables.{field}");
+                let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+                let valid = name.bytes().next().is_some_and(first)
+                    && name.bytes().all(|byte| first(byte) || byte.is_ascii_digit());
+                if !valid {
+                    return Err(invalid(field, format!("{name:?} is not a variable name: letters, digits and '_'")));
+                }
+                if name == "SSL_CERT_DIR" {
+                    return Err(invalid(field, "SSL_CERT_DIR names directories; publicRoots: none sets it"));
+                }
+                if !seen.insert(name.clone()) {
+                    return Err(invalid(field, format!("{name:?} is there twice")));
+                }
             }
-            let problem = match (expression.operator.as_str(), expression.values.is_empty()) {
-                ("In" | "NotIn", false) | ("Exists" | "DoesNotExist", true) => continue,
-                ("In" | "NotIn", true) => "In and NotIn need at least one value",
-                ("Exists" | "DoesNotExist", false) => "Exists and DoesNotExist take no values",
-                _ => "operator is one of In, NotIn, Exists, DoesNotExist",
-            };
-            return Err(invalid(field, problem));
         }
-        let selector = LabelSelector {
-            match_labels: Some(self.match_labels),
-            match_expressions: Some(
-                self.match_expressions
-                    .into_iter()
-                    .map(|expression| LabelSelectorRequirement {
-                        key: expression.key,
-                        operator: expression.operator,
-                        values: Some(expression.values).filter(|values| !values.is_empty()),
-                    })
-                    .collect(),
-            ),
+        Ok(Variables { additive: self.additive, replacing: self.replacing })
+    }
+}
+
+impl GateFile {
+    fn check(self) -> Result<Gate, ConfigError> {
+        let Some(give_up_after) = duration(&self.give_up_after) else {
+            return Err(invalid(
+                "gate.giveUpAfter",
+                format!("{:?} is not a duration such as 500ms, 10s or 5m; 0s means no gate", self.give_up_after),
+            ));
         };
-        selector.try_into().map_err(|error| invalid(field, format!("{error:?}")))
+        Ok(Gate { give_up_after, then: self.then })
     }
 }
 
-/// Labels that a clone may not be given: they are ours, or another controller would take the clone for its own.
-fn check_label(field: &str, key: &str, value: &str) -> Result<(), ConfigError> {
-    if key == names::LABEL_MANAGED_BY || key.starts_with(names::LABEL_PREFIX_KYVERNO) {
-        return Err(invalid(field, format!("{key:?} says who owns a clone and cannot be configured")));
+/// A whole number with its unit.
+fn duration(text: &str) -> Option<Duration> {
+    let unit = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        _ => None,
     }
-    check_label_key(field, key)?;
-    check_label_value(&format!("{field}.{key}"), value)
 }
 
-/// Source: <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
-fn check_label_key(field: &str, key: &str) -> Result<(), ConfigError> {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    if !name.is_empty() && is_label_word(name) && prefix.is_none_or(|prefix| prefix.parse::<SecretName>().is_ok()) {
-        return Ok(());
-    }
-    Err(invalid(
-        field,
-        format!(
-            "{key:?} is not a label key: expected [prefix/]name, name of at most 63 letters, digits, '-', '_' and '.'"
-        ),
-    ))
-}
-
-fn check_label_value(field: &str, value: &str) -> Result<(), ConfigError> {
-    if is_label_word(value) {
-        return Ok(());
-    }
-    Err(invalid(field, format!("{value:?} is not a label value: at most 63 letters, digits, '-', '_' and '.'")))
-}
-
-fn is_label_word(word: &str) -> bool {
-    let bytes = word.as_bytes();
-    bytes.len() <= 63
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
-        && bytes.first().is_none_or(u8::is_ascii_alphanumeric)
-        && bytes.last().is_none_or(u8::is_ascii_alphanumeric)
-}
-
-fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
     ConfigError::Invalid { field: field.into(), problem: problem.into() }
 }
 
@@ -337,7 +359,9 @@ mod tests {
             "runnerNamespaces:\n  names: [a, b]\n  selectors:\n  - matchLabels: {team: x}\n    \
              matchExpressions: [{key: env, operator: In, values: [dev, prod]}]\n\
              clones:\n- {secret: s, from: src, onSourceDeleted: delete, onForeignTarget: refuse, labels: {a: b}}\n\
-             certsSecretName: ca\ncerts: {inject: {manager: false, clientCertificate: false, jobs: false}}\n",
+             certsSecretName: ca\ncerts:\n  from: infra\n  publicRoots: none\n  \
+             inject: {manager: false, clientCertificate: false, jobs: false, services: true}\n  \
+             variables: {additive: [A], replacing: []}\ngate: {giveUpAfter: 500ms, then: deny}\n",
         )
         .unwrap();
         assert_eq!(config.runner_namespaces.names.len(), 2);
@@ -346,7 +370,13 @@ mod tests {
         assert_eq!(config.clones[0].on_foreign_target, OnForeignTarget::Refuse);
         assert_eq!(config.clones[0].labels["a"], "b");
         assert_eq!(config.certs_secret_name.as_str(), "ca");
-        assert_eq!(config.inject, Inject { manager: false, client_certificate: false, jobs: false });
+        let off = Inject { manager: false, client_certificate: false, jobs: false, services: true };
+        assert_eq!(config.inject, off);
+        assert_eq!(config.public_roots, PublicRoots::None);
+        assert_eq!(config.variables, Variables { additive: vec!["A".into()], replacing: vec![] });
+        assert_eq!(config.gate, Gate { give_up_after: Duration::from_millis(500), then: GateThen::Deny });
+        let certs = &config.clones[1];
+        assert!(certs.holds_certs && certs.source() == "infra/ca" && !config.clones[0].holds_certs);
     }
 
     #[test]
@@ -378,6 +408,14 @@ mod tests {
             ("clones: [{secret: s, from: a, labels: {app.kubernetes.io/managed-by: x}}]", "clones[0].labels", "owns"),
             ("certs: {inject: {manager: maybe}}", "maybe", "bool"),
             ("certsSecretName: a/b", "a/b", "Secret name"),
+            ("certs: {from: gitlab-runner}", "certs.from", "leave the field out"),
+            ("{certsSecretName: s, certs: {from: a}, clones: [{secret: s, from: b}]}", "certs.from", "one of the two"),
+            ("certs: {publicRoots: mozilla}", "mozilla", "builtin"),
+            ("certs: {variables: {additive: ['A B']}}", "certs.variables.additive", "variable name"),
+            ("certs: {variables: {additive: [A], replacing: [A]}}", "certs.variables.replacing", "twice"),
+            ("certs: {variables: {replacing: [SSL_CERT_DIR]}}", "certs.variables.replacing", "directories"),
+            ("gate: {giveUpAfter: soon}", "gate.giveUpAfter", "500ms"),
+            ("gate: {then: wait}", "wait", "admit"),
             ("clones: [", "line 1", ""),
             ("- a", "", ""),
         ];

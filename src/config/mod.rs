@@ -1,10 +1,14 @@
 //! What the program is told: one YAML file for the behaviour, flags for the process.
 
 mod file;
+mod labels;
 mod names;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kube::core::Selector;
 
@@ -21,8 +25,14 @@ pub struct Config {
     pub clones: Vec<CloneSpec>,
     /// The Secret in each runner namespace that holds `ca.crt` and, optionally, `tls.crt` and `tls.key`.
     pub certs_secret_name: SecretName,
+    /// Whether the trust bundle for replacing variables holds the public roots, too.
+    pub public_roots: PublicRoots,
     /// Which pods get certificates.
     pub inject: Inject,
+    /// Which variables job pods get.
+    pub variables: Variables,
+    /// What happens to a pod whose clone is missing or stale.
+    pub gate: Gate,
 }
 
 /// Runner namespaces: those named, and those whose labels match one of the selectors.
@@ -47,6 +57,8 @@ pub struct CloneSpec {
     pub on_foreign_target: OnForeignTarget,
     /// Labels that each clone carries beside ours.
     pub labels: BTreeMap<String, String>,
+    /// Whether this is `certsSecretName`, cloned because `certs.from` says so.
+    pub holds_certs: bool,
 }
 
 impl CloneSpec {
@@ -80,12 +92,55 @@ pub enum OnForeignTarget {
 
 /// Which pods get certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each kind of pod and file")]
 pub struct Inject {
     /// Manager pods: mount, `CI_SERVER_TLS_CA_FILE`.
     pub manager: bool,
     /// Manager pods: also `CI_SERVER_TLS_CERT_FILE` and `CI_SERVER_TLS_KEY_FILE` when the Secret
     /// holds both. The runner hands that key on to every job.
     pub client_certificate: bool,
-    /// Job pods: mount of `ca.crt`.
+    /// Job pods: the trust bundle in containers `build` and `helper`.
     pub jobs: bool,
+    /// Job pods: the trust bundle in service containers, too.
+    pub services: bool,
+}
+
+/// Where public roots in the trust bundle come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PublicRoots {
+    /// Mozilla's, compiled in.
+    #[default]
+    Builtin,
+    /// Nowhere: replacing variables are not set; `SSL_CERT_DIR` adds the private CAs to what the image has.
+    None,
+}
+
+/// Names of environment variables that job pods get. One the user set is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variables {
+    /// Add to what a program trusts anyway: they name `ca.crt`.
+    pub additive: Vec<String>,
+    /// Replace what a program trusts: they name `bundle.crt`.
+    pub replacing: Vec<String>,
+}
+
+/// What happens to a pod whose clone is missing or stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// How long pods are turned away, from the moment the clone fell out of step. Zero: there is no gate.
+    pub give_up_after: Duration,
+    /// What happens after that.
+    pub then: GateThen,
+}
+
+/// What happens when the gate gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GateThen {
+    /// The pod is let in, with a warning.
+    #[default]
+    Admit,
+    /// The pod is turned away as before.
+    Deny,
 }

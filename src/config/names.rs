@@ -1,6 +1,6 @@
 //! Names that are known to be valid.
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -18,7 +18,7 @@ macro_rules! checked_name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $valid:expr, $expected:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as it is written in manifests.

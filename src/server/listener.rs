@@ -9,17 +9,11 @@ use std::{
     future::Future,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr},
-    panic::AssertUnwindSafe,
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, body::Body, response::IntoResponse as _};
-use futures::FutureExt as _;
-use http::{Request, Response, StatusCode};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs::default_provider,
@@ -27,30 +21,23 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt as _;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
-use super::resolver::Certificate;
+use super::{
+    connection::{Shared, converse},
+    limits::Limits,
+    resolver::Certificate,
+    slots::{Slot, Slots},
+};
 use crate::{shutdown::Shutdown, telemetry::metrics::Metrics};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// An API server keeps at most 25 idle connections to a webhook.
-const MAX_TLS_CONNECTIONS: usize = 256;
-/// Probes and scrapes.
-const MAX_PLAIN_CONNECTIONS: usize = 32;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the end of one request to the whole head of the next: what bounds an idle connection.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(3);
-const MAX_HEADERS: usize = 64;
-const READ_BUFFER: usize = 16 * 1024;
 /// When the system has no file descriptor left, and the like.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -102,10 +89,8 @@ pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Bind
 /// One port and what is served there.
 pub struct Server {
     socket: TcpListener,
-    router: Router,
     tls: Option<TlsAcceptor>,
-    max_connections: usize,
-    metrics: Metrics,
+    shared: Shared,
 }
 
 impl Server {
@@ -128,33 +113,40 @@ impl Server {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let tls = Some(TlsAcceptor::from(Arc::new(config)));
-        Ok(Self { socket, router, tls, max_connections: MAX_TLS_CONNECTIONS, metrics })
+        Ok(Self { socket, tls, shared: Shared { router, limits: Arc::default(), metrics } })
     }
 
     /// Plain HTTP/1.1.
     pub fn http(socket: TcpListener, router: Router, metrics: Metrics) -> Self {
-        Self { socket, router, tls: None, max_connections: MAX_PLAIN_CONNECTIONS, metrics }
+        let limits = Arc::new(Limits::of_probes());
+        Self { socket, tls: None, shared: Shared { router, limits, metrics } }
+    }
+
+    /// The same with other limits; those of reviews are the router's.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.shared.limits = Arc::new(limits);
+        self
     }
 
     /// Serves until shutdown is requested. Then accepts nothing more, answers what is under way with
     /// `Connection: close`, and cuts off what is not done after `drain`.
     pub async fn serve(self, mut shutdown: Shutdown, drain: Duration) {
-        let slots = Arc::new(Semaphore::new(self.max_connections));
+        let slots = Slots::new(&self.shared.limits, self.shared.metrics.clone());
         let mut connections = JoinSet::new();
         loop {
-            let accepted = async {
-                // The semaphore is never closed.
-                let slot = Arc::clone(&slots).acquire_owned().await.ok();
-                (accept(&self.socket).await, slot)
-            };
+            let accepted = async { (accept(&self.socket).await, slots.take().await) };
             let (stream, slot) = tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
                 accepted = accepted => accepted,
             };
-            let connection = self.connection(stream, shutdown.clone());
+            let connection = self.connection(stream, Arc::clone(&slot.0), shutdown.clone());
             connections.spawn(async move {
-                connection.await;
+                tokio::select! {
+                    () = connection => {}
+                    () = slot.0.closed() => debug!("connection closed to make room"),
+                }
                 drop(slot);
             });
             // Forget those that have ended.
@@ -168,16 +160,21 @@ impl Server {
         }
     }
 
-    fn connection(&self, stream: TcpStream, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        let (tls, router, metrics) = (self.tls.clone(), self.router.clone(), self.metrics.clone());
+    fn connection(
+        &self,
+        stream: TcpStream,
+        slot: Arc<Slot>,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (tls, shared) = (self.tls.clone(), self.shared.clone());
         async move {
             // Answers are small: each is one segment that must not wait for another.
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "no TCP_NODELAY");
             }
-            let Some(tls) = tls else { return converse(stream, router, metrics, shutdown).await };
-            match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, router, metrics, shutdown).await,
+            let Some(tls) = tls else { return converse(stream, slot, shared, shutdown).await };
+            match timeout(shared.limits.handshake, tls.accept(stream)).await {
+                Ok(Ok(stream)) => converse(stream, slot, shared, shutdown).await,
                 Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
                 Err(_) => debug!("TLS handshake took too long"),
             }
@@ -200,47 +197,6 @@ async fn accept(socket: &TcpListener) -> TcpStream {
                 }
                 sleep(ACCEPT_BACK_OFF).await;
             }
-        }
-    }
-}
-
-/// Requests and answers on one connection.
-async fn converse<S>(stream: S, router: Router, metrics: Metrics, mut shutdown: Shutdown)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let service = service_fn(move |request| {
-        let (router, metrics) = (router.clone(), metrics.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(router, request, &metrics).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(READ_BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "connection ended");
-    }
-}
-
-/// A panic of one handler is one failed request, without `Retry-After`: it would fail again.
-async fn answer(router: Router, request: Request<Incoming>, metrics: &Metrics) -> Response<Body> {
-    match AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(never)) => match never {},
-        Err(_) => {
-            metrics.panics.inc();
-            error!("a handler panicked");
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response()
         }
     }
 }

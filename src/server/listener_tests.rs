@@ -6,7 +6,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
     task::JoinHandle,
 };
@@ -154,24 +154,6 @@ async fn shutdown_is_bounded() {
     entered.notified().await;
     trigger.request();
     timeout(PATIENCE, server).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn the_cap_holds_connections_back_until_one_ends() {
-    let router = Router::new().route("/ok", get(async || "fine"));
-    let mut server = plain(router, &Metrics::new());
-    server.max_connections = 1;
-    let (address, _trigger, _server) = start(server, PATIENCE);
-    let mut first = TcpStream::connect(address).await.unwrap();
-    send(&mut first, "/ok").await;
-    read_until(&mut first, "fine").await;
-    let mut second = TcpStream::connect(address).await.unwrap();
-    send(&mut second, "/ok").await;
-    send(&mut first, "/ok").await;
-    read_until(&mut first, "fine").await;
-    assert!(second.try_read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
-    drop(first);
-    assert!(read_until(&mut second, "fine").await.contains("fine"));
 }
 
 #[tokio::test]

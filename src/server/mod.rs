@@ -1,11 +1,18 @@
 //! The HTTPS server for webhooks, and the plain one for probes and metrics.
 
+mod body;
+mod connection;
+mod limits;
 mod listener;
 mod resolver;
 mod routes;
+mod slots;
+mod stream;
 #[cfg(test)]
 mod testing;
+mod tree;
 
+pub use limits::Limits;
 pub use listener::{BindError, Server, bind};
 pub use resolver::{Certificate, CertificateError, CertificateFiles};
-pub use routes::{AppState, probe_router, webhook_router};
+pub use routes::{AppState, probe_router, webhook_router, webhook_router_within};

@@ -1,32 +1,36 @@
 //! What is served where.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, FromRequest as _, RawQuery, Request, State, rejection::BytesRejection},
+    extract::{RawQuery, Request, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bytes::Bytes;
 use http::{
-    HeaderMap, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, task::spawn_blocking};
 
+use super::{
+    body::{Budget, Review, Unread},
+    limits::Limits,
+};
 use crate::{
     admission::{Admission, ReviewError, Webhook},
+    cluster::Requests,
     config::Config,
     names,
     snapshot::SharedSnapshot,
-    telemetry::{health::Health, metrics::Metrics},
+    telemetry::{
+        health::Health,
+        metrics::{Metrics, ShedLabels},
+    },
 };
 
-/// A Pod that etcd can hold (1.5 MiB) may grow sixfold as a review: Go escapes `<`, `>` and `&`.
-const MAX_REVIEW: usize = 10 * 1024 * 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Source: <https://prometheus.io/docs/specs/om/open_metrics_spec/#overall-structure>.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -39,28 +43,81 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Handlers that act by this configuration on what the watches publish.
-    pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, health: Arc<Health>, metrics: Metrics) -> Self {
-        Self { admission: Admission::new(config, snapshot, metrics.clone()), health, metrics }
+    /// Handlers that act by this configuration on what the watches publish; the gate asks by these requests.
+    pub fn new(
+        config: Arc<Config>,
+        snapshot: SharedSnapshot,
+        requests: Requests,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { admission: Admission::new(config, snapshot, requests, metrics.clone()), health, metrics }
     }
 }
 
 /// The HTTPS port: webhooks, and health for people and scripts.
 pub fn webhook_router(state: AppState) -> Router {
+    webhook_router_within(state, Limits::default())
+}
+
+/// The same with other limits for reviews.
+pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
+    let budget = Budget::new(limits);
     let webhook = |webhook| {
+        let budget = budget.clone();
         post(move |State(state): State<AppState>, request: Request| async move {
-            let review = read_review(request).await;
-            match state.admission.answer(webhook, review) {
-                Ok(answer) => json(StatusCode::OK, answer),
-                Err(error) => refusal(&error),
+            match budget.read(request).await {
+                Ok(review) => answer(state, webhook, review).await,
+                Err(Unread::Bad(error)) => answered(state.admission.answer(webhook, Err(error)).await),
+                Err(Unread::Busy(reason)) => {
+                    state.metrics.shed.get_or_create(&ShedLabels { reason }).inc();
+                    let text = "no room for this review among those in flight; try again in a second";
+                    ([(RETRY_AFTER, "1")], refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned())).into_response()
+                }
+                Err(Unread::TooComplex { limit }) => {
+                    state.metrics.shed.get_or_create(&ShedLabels { reason: "too-complex" }).inc();
+                    let text = format!("the review would take more than {limit} bytes of memory");
+                    refusal(StatusCode::PAYLOAD_TOO_LARGE, text)
+                }
             }
         })
-        .layer(DefaultBodyLimit::max(MAX_REVIEW))
     };
     health_routes()
         .route(names::PATH_MUTATE_PODS, webhook(Webhook::MutatePods))
         .route(names::PATH_MUTATE_NAMESPACES, webhook(Webhook::MutateNamespaces))
+        .route(names::PATH_VALIDATE_PODS, webhook(Webhook::ValidatePods))
         .with_state(state)
+}
+
+async fn answer(state: AppState, webhook: Webhook, Review { body, is_large, room }: Review) -> Response {
+    if !is_large {
+        let answer = state.admission.answer(webhook, Ok(body)).await;
+        drop(room);
+        return answered(answer);
+    }
+    // To parse it takes tens of milliseconds, in which this thread could answer hundreds of others.
+    let runtime = Handle::current();
+    let answering = spawn_blocking(move || {
+        let answer = runtime.block_on(state.admission.answer(webhook, Ok(body)));
+        drop(room);
+        answer
+    });
+    match answering.await {
+        Ok(answer) => answered(answer),
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // The runtime is shutting down.
+        Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting down".to_owned()),
+    }
+}
+
+fn answered(answer: Result<Vec<u8>, ReviewError>) -> Response {
+    match answer {
+        Ok(answer) => json(StatusCode::OK, answer),
+        Err(error) => {
+            let code = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            refusal(code, error.to_string())
+        }
+    }
 }
 
 /// The plain port: probes and metrics.
@@ -93,43 +150,13 @@ fn health(good: bool, health: &Health, query: Option<&str>) -> Response {
     (status, text).into_response()
 }
 
-async fn read_review(request: Request) -> Result<Bytes, ReviewError> {
-    let too_large = ReviewError::TooLarge { limit: MAX_REVIEW };
-    if !is_json(request.headers()) {
-        return Err(ReviewError::ContentType);
-    }
-    // Said before it is read.
-    if content_length(request.headers()).is_some_and(|length| length > MAX_REVIEW) {
-        return Err(too_large);
-    }
-    match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(BytesRejection::FailedToBufferBody(error))) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(too_large)
-        }
-        Ok(Err(_)) => Err(ReviewError::CutOff),
-        Err(_) => Err(ReviewError::TooSlow { seconds: BODY_TIMEOUT.as_secs() }),
-    }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = media_type.and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// An error in the form that the API server gives its own.
-fn refusal(error: &ReviewError) -> Response {
-    let code = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+fn refusal(code: StatusCode, message: String) -> Response {
     let status = Status {
         status: Some("Failure".to_owned()),
         code: Some(code.as_u16().into()),
         reason: code.canonical_reason().map(|reason| reason.replace(' ', "")),
-        message: Some(error.to_string()),
+        message: Some(message),
         ..Status::default()
     };
     json(code, serde_json::to_vec(&status).unwrap_or_default())

@@ -1,31 +1,29 @@
 //! The sync loop: events in, looks and writes out. One task owns all state; writes run beside it.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Instant,
-};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use tokio::{task::JoinSet, time};
 
 use super::{
-    observe::{Observed, Target},
-    plan::{Cause, Plan, Rest, SourceView, Unwanted, plan},
+    observe::{Observed, Subject, Target},
+    plan::{Cause, CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{self, Order, Queue},
     secret::{SecretState, Source},
+    states::States,
     watches::{Event, Watches},
     write::Writer,
 };
 use crate::{
-    cluster::{Clients, Problem, Reason},
+    cluster::{Clients, Problem, Reason, Requests},
     config::{Config, Settings},
     shutdown::Shutdown,
     snapshot::{self, SharedSnapshot, Snapshot},
     telemetry::{
         health::{BEAT_INTERVAL, Health},
-        metrics::{CloneLabels, Metrics, WriteLabels},
+        metrics::{Metrics, WriteLabels},
     },
+    trust::Publisher,
 };
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
@@ -38,6 +36,7 @@ pub struct Driver {
     config: Arc<Config>,
     watches: Watches,
     writer: Writer,
+    publisher: Publisher,
     health: Arc<Health>,
     metrics: Metrics,
     snapshot: SharedSnapshot,
@@ -46,7 +45,9 @@ pub struct Driver {
     reads: Vec<Read>,
     work: JoinSet<Done>,
     writes: usize,
-    states: HashMap<Target, &'static str>,
+    states: States,
+    /// Whether the snapshot is behind what is known here.
+    stale: bool,
 }
 
 /// Quorum reads of one source.
@@ -96,15 +97,18 @@ impl Driver {
         snapshot: SharedSnapshot,
     ) -> Self {
         let watches = Watches::new(&config, settings.watch_timeout, clients.watch.clone(), health, metrics.clone());
+        let requests = Requests::new(clients.request.clone());
         let driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
             reads: config.clones.iter().map(|_| Read::default()).collect(),
-            writer: Writer::new(clients.request.clone()),
+            writer: Writer::new(requests.clone()),
             health: Arc::clone(health),
             queue: Queue::default(),
             work: JoinSet::new(),
             writes: 0,
-            states: HashMap::new(),
+            states: States::new(Arc::clone(&config), metrics.clone()),
+            publisher: Publisher::new(requests.clone(), Arc::clone(&config)),
+            stale: false,
             config,
             watches,
             metrics,
@@ -128,39 +132,33 @@ impl Driver {
             }
             self.health.beat();
             self.look();
+            if std::mem::take(&mut self.stale) {
+                self.publish();
+            }
         }
         while self.work.join_next().await.is_some() {}
     }
 
     fn take_in(&mut self, first: Option<Event>) {
         let now = Instant::now();
-        let mut publish = false;
+        self.stale = true;
         let mut next = first;
         for _ in 0..MAX_BATCH {
             let Some(event) = next else { break };
             let targets = match event {
                 Event::Namespace(watch, change) => self.observed.namespace(&self.config, watch, change),
-                Event::Secret(clone, change) => {
-                    publish = true;
-                    self.observed.secret(&self.config, clone, change)
-                }
-                Event::Certs(change) => {
-                    publish = true;
-                    self.observed.certs(change);
-                    BTreeSet::new()
-                }
+                Event::Secret(clone, change) => self.observed.secret(&self.config, clone, change),
+                Event::Certs(change) => self.observed.certs(change),
+                Event::Bundle(change) => self.observed.bundle(change),
             };
             let mut targets: Vec<_> = targets.into_iter().collect();
-            let order = if targets.len() > self.config.clones.len() { Order::Last } else { Order::First };
+            let order = if targets.len() > self.config.clones.len() + 1 { Order::Last } else { Order::First };
             // Replicas that walk in different orders share a fan-out without talking.
             fastrand::shuffle(&mut targets);
             for target in targets {
                 self.queue.mark(target, order, now);
             }
             next = self.watches.next().now_or_never().flatten();
-        }
-        if publish {
-            self.publish();
         }
     }
 
@@ -184,13 +182,20 @@ impl Driver {
     }
 
     fn look_at(&mut self, target: Target, mark: u64) {
-        let Some(spec) = self.config.clones.get(target.clone) else { return };
+        match target.subject {
+            Subject::Clone(clone) => self.look_at_clone(clone, target, mark),
+            Subject::Trust => self.look_at_trust(target),
+        }
+    }
+
+    fn look_at_clone(&mut self, clone: usize, target: Target, mark: u64) {
+        let Some(spec) = self.config.clones.get(clone) else { return };
         let namespace = self.observed.namespace_of(&self.config, &target);
-        let there = self.observed.target(&target);
-        let seen = plan(spec, self.observed.source(&self.config, target.clone), namespace, there);
+        let there = self.observed.target(clone, &target.namespace);
+        let seen = plan(spec, self.observed.source(&self.config, clone), namespace, there);
         let decided = match seen {
             Plan::Rest(_) | Plan::Delete(Unwanted::NotSelected) => Some((seen, None)),
-            _ => self.reads.get(target.clone).and_then(|read| read.answer.as_ref()).filter(|(at, _)| *at >= mark).map(
+            _ => self.reads.get(clone).and_then(|read| read.answer.as_ref()).filter(|(at, _)| *at >= mark).map(
                 |(_, source)| {
                     let view =
                         source.as_deref().map_or(SourceView::Missing, |source| SourceView::Present(&source.state));
@@ -198,32 +203,57 @@ impl Driver {
                 },
             ),
         };
-        match decided {
-            None => {
-                if let Some(read) = self.reads.get_mut(target.clone) {
-                    read.waiting.push(target);
-                }
-            }
-            Some((Plan::Rest(rest), _)) => {
-                self.queue.rest(&target);
-                self.rest(&target, &rest);
-            }
-            Some((plan, source)) => {
-                let there = there.cloned();
-                self.begin(target, plan, source, there);
-            }
+        if let Some((Plan::Rest(rest), _)) = decided {
+            return self.rest(&target, &rest);
         }
+        self.stale |= self.states.falls_out_of_step(&target, Instant::now());
+        let Some((plan, source)) = decided else {
+            if let Some(read) = self.reads.get_mut(clone) {
+                read.waiting.push(target);
+            }
+            return;
+        };
+        let action = Action::of(&plan, source.as_deref(), there);
+        let (config, writer, there) = (Arc::clone(&self.config), self.writer.clone(), there.cloned());
+        let namespace = target.namespace.clone();
+        self.begin(target, action, async move {
+            let Some(spec) = config.clones.get(clone) else { return Ok(false) };
+            let runner_namespaces = &config.runner_namespaces;
+            writer.carry_out(&plan, spec, runner_namespaces, &namespace, source.as_deref(), there.as_ref()).await
+        });
     }
 
-    fn begin(&mut self, target: Target, plan: Plan, source: Option<Arc<Source>>, there: Option<SecretState>) {
-        let (config, writer) = (Arc::clone(&self.config), self.writer.clone());
-        let action = Action::of(&plan, source.as_deref(), there.as_ref());
+    fn look_at_trust(&mut self, target: Target) {
+        let namespace = self.observed.namespace_of(&self.config, &target);
+        let there = self.observed.all_bundles().get(&target.namespace);
+        let plan = plan_trust(&self.config.certs_secret_name, self.observed.certs_of(&target), namespace, there);
+        if let Plan::Rest(rest) = plan {
+            return self.rest(&target, &rest);
+        }
+        let (config, writer, publisher) = (Arc::clone(&self.config), self.writer.clone(), self.publisher.clone());
+        let (action, there, namespace) = (Action::of(&plan, None, None), there.cloned(), target.namespace.clone());
+        self.begin(target, action, async move {
+            match (plan, there) {
+                (Plan::Delete(Unwanted::NotSelected), _)
+                    if writer.is_selected(&config.runner_namespaces, &namespace).await? =>
+                {
+                    Ok(false)
+                }
+                (Plan::Delete(_), Some(there)) => publisher.withdraw(&namespace, &there).await.map(|()| true),
+                (_, there) => publisher.publish(&namespace, there.as_ref()).await,
+            }
+        });
+    }
+
+    fn begin(
+        &mut self,
+        target: Target,
+        action: Action,
+        work: impl Future<Output = Result<bool, Problem>> + Send + 'static,
+    ) {
         self.queue.begin(&target);
         self.writes += 1;
-        self.work.spawn(async move {
-            let result = write(&config, &writer, &target, &plan, source, there).await;
-            Done::Write { target, action, result }
-        });
+        self.work.spawn(async move { Done::Write { target, action, result: work.await } });
     }
 
     fn read_if_wanted(&mut self, clone: usize, now: Instant) {
@@ -263,7 +293,7 @@ impl Driver {
                 read.failures = read.failures.saturating_add(1);
                 read.not_before = Some(Instant::now() + pause);
                 for target in &waiting {
-                    self.set_state(target, problem.reason.as_str(), Some(&problem.to_string()));
+                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()));
                 }
             }
         }
@@ -275,9 +305,8 @@ impl Driver {
     fn finish_write(&mut self, target: &Target, action: &Action, result: Result<bool, Problem>) {
         self.writes -= 1;
         let now = Instant::now();
-        let Some(spec) = self.config.clones.get(target.clone) else { return };
         let labels = WriteLabels {
-            secret: spec.secret.to_string(),
+            object: self.states.name(target).to_owned(),
             action: action.name,
             result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok"),
         };
@@ -289,61 +318,43 @@ impl Driver {
             Ok(true) => {
                 let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
                 self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
-                let (clone, namespace) = (spec.secret.as_str(), target.namespace.as_str());
+                let (object, namespace) = (self.states.name(target), target.namespace.as_str());
                 let keys = action.replaced_keys.as_deref().map(|keys| keys.join(","));
                 if let Some(keys) = keys {
-                    tracing::warn!(clone, namespace, keys, "a foreign Secret was replaced by the clone");
+                    tracing::warn!(object, namespace, keys, "a foreign Secret was replaced by the clone");
                 }
-                tracing::info!(clone, namespace, action = action.name, lag_ms = millis(lag), "clone written");
+                tracing::info!(object, namespace, action = action.name, lag_ms = millis(lag), "written");
                 let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
                 if fought {
-                    self.set_state(target, "fought-over", Some("something else keeps changing this clone"));
+                    self.states.set(target, "fought-over", Some("something else keeps changing this clone"));
                 }
             }
             Err(problem) => {
                 self.queue.fail(target, problem.retry_after, now);
                 // The watch is about to bring the newer version; the next look settles it.
                 if problem.reason != Reason::Conflict {
-                    self.set_state(target, problem.reason.as_str(), Some(&problem.to_string()));
+                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()));
                 }
             }
         }
     }
 
     fn rest(&mut self, target: &Target, rest: &Rest) {
-        let keys = self.observed.target(target).map(|there| there.keys.join(",")).unwrap_or_default();
-        let detail = match rest {
-            Rest::Conflict => Some(format!("a Secret that is not ours, with keys {keys}, has the clone's name")),
-            Rest::SourceTypeRefused => Some("a Secret of the source's type must not be copied".to_owned()),
+        self.queue.rest(target);
+        let detail = match (rest, target.subject) {
+            (Rest::Conflict, Subject::Clone(clone)) => {
+                let there = self.observed.target(clone, &target.namespace);
+                let keys = there.map(|there| there.keys.join(",")).unwrap_or_default();
+                Some(format!("a Secret that is not ours, with keys {keys}, has the clone's name"))
+            }
+            (Rest::SourceTypeRefused, _) => Some("a Secret of the source's type must not be copied".to_owned()),
+            (Rest::CertsUnusable, _) => match self.observed.certs_of(target) {
+                CertsView::Present(certs) => certs.bundle.problem().map(ToOwned::to_owned),
+                CertsView::NotLoaded | CertsView::Missing => None,
+            },
             _ => None,
         };
-        self.set_state(target, rest.reason(), detail.as_deref());
-    }
-
-    /// Notes the state of a clone; one log line for each change.
-    fn set_state(&mut self, target: &Target, state: &'static str, detail: Option<&str>) {
-        let Some(spec) = self.config.clones.get(target.clone) else { return };
-        let former = if state == Rest::NotWanted.reason() {
-            self.states.remove(target)
-        } else {
-            self.states.insert(target.clone(), state)
-        };
-        if former == Some(state) {
-            return;
-        }
-        let gauge = |state| self.metrics.clones.get_or_create(&CloneLabels { secret: spec.secret.to_string(), state });
-        if let Some(former) = former {
-            gauge(former).dec();
-        }
-        if self.states.contains_key(target) {
-            gauge(state).inc();
-        }
-        let (clone, namespace) = (spec.secret.as_str(), target.namespace.as_str());
-        match detail {
-            Some(detail) => tracing::warn!(clone, namespace, state, detail, "clone state"),
-            None if former.is_some() => tracing::info!(clone, namespace, state, "clone state"),
-            None => tracing::debug!(clone, namespace, state, "clone state"),
-        }
+        self.stale |= self.states.rest(target, rest, detail.as_deref(), Instant::now());
     }
 
     fn publish(&self) {
@@ -354,10 +365,20 @@ impl Driver {
         };
         let sources = self.config.clones.iter().enumerate();
         let certs = self.observed.all_certs();
+        let bundles = self.observed.all_bundles().iter();
+        let bundles = bundles.filter(|(_, bundle)| bundle.is_ours(&self.config.certs_secret_name));
         self.snapshot.store(Arc::new(Snapshot {
             sources: sources.map(|(clone, spec)| (spec.secret.clone(), (spec.from.clone(), view(clone)))).collect(),
-            certs: certs.cloned().unwrap_or_default(),
+            certs: certs
+                .into_iter()
+                .flatten()
+                .map(|(namespace, state)| (namespace.clone(), state.certs.clone()))
+                .collect(),
             certs_loaded: certs.is_some(),
+            trust: bundles.map(|(namespace, bundle)| (namespace.clone(), bundle.trust)).collect(),
+            namespaces: self.observed.all_namespaces(),
+            clones_loaded: self.observed.clones_loaded(),
+            out_of_step: self.states.out_of_step().clone(),
         }));
     }
 
@@ -382,38 +403,6 @@ impl Action {
             replaced_keys: there.filter(|_| cause == Some(Cause::Foreign)).map(|there| there.keys.clone()),
         }
     }
-}
-
-/// Carries out a plan for one clone.
-async fn write(
-    config: &Config,
-    writer: &Writer,
-    target: &Target,
-    plan: &Plan,
-    source: Option<Arc<Source>>,
-    there: Option<SecretState>,
-) -> Result<bool, Problem> {
-    let (Some(spec), namespace) = (config.clones.get(target.clone), &target.namespace) else { return Ok(false) };
-    match (plan, source, there) {
-        (Plan::Create, Some(source), _) => writer.create(spec, namespace, &source.payload).await?,
-        (Plan::Update(cause), Some(source), Some(there)) => {
-            writer.update(spec, namespace, &source.payload, &there, *cause).await?;
-        }
-        (Plan::Replace(_), Some(source), Some(there)) => {
-            writer.delete(spec, namespace, &there).await?;
-            writer.create(spec, namespace, &source.payload).await?;
-        }
-        // The clone may have come to us before its namespace did: ask before deleting.
-        (Plan::Delete(Unwanted::NotSelected), _, Some(there)) => {
-            if writer.is_selected(&config.runner_namespaces, namespace).await? {
-                return Ok(false);
-            }
-            writer.delete(spec, namespace, &there).await?;
-        }
-        (Plan::Delete(_), _, Some(there)) => writer.delete(spec, namespace, &there).await?,
-        _ => return Ok(false),
-    }
-    Ok(true)
 }
 
 async fn until(due: Option<Instant>) {

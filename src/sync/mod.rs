@@ -9,7 +9,9 @@ mod observe;
 mod plan;
 mod queue;
 mod secret;
+mod states;
 mod watches;
 mod write;
 
 pub use driver::Driver;
+pub use secret::same_content;

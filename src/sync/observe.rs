@@ -5,19 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    plan::{NamespaceView, SourceView},
+    plan::{CertsView, NamespaceView, SourceView},
     secret::SecretState,
 };
 use crate::{
     cluster::Change,
     config::{Config, NamespaceName},
-    trust::Certs,
+    trust::{BundleState, CertsState},
 };
 
-/// A clone, by the index of its spec in the configuration and its namespace.
+/// What is looked after in each runner namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// The clone of this index in the configuration.
+    Clone(usize),
+    /// The trust bundle.
+    Trust,
+}
+
+/// One object that is looked after.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    pub clone: usize,
+    pub subject: Subject,
     pub namespace: NamespaceName,
 }
 
@@ -82,7 +91,8 @@ pub struct Observed {
     namespaces: Vec<Store<Namespace>>,
     /// One store for each clone spec: source and clones alike, by namespace.
     secrets: Vec<Store<SecretState>>,
-    certs: Store<Certs>,
+    certs: Store<CertsState>,
+    bundles: Store<BundleState>,
 }
 
 impl Observed {
@@ -92,6 +102,7 @@ impl Observed {
             namespaces: (0..namespace_watches).map(|_| Store::default()).collect(),
             secrets: (0..clones).map(|_| Store::default()).collect(),
             certs: Store::default(),
+            bundles: Store::default(),
         }
     }
 
@@ -108,12 +119,14 @@ impl Observed {
         let changed = if was_loaded == self.namespaces_loaded() {
             changed
         } else {
-            self.secrets.iter().flat_map(|store| store.objects.keys().cloned()).chain(changed).collect()
+            let clones = self.secrets.iter().flat_map(|store| store.objects.keys());
+            clones.chain(self.bundles.objects.keys()).cloned().chain(changed).collect()
         };
         changed
             .into_iter()
             .flat_map(|namespace| {
-                (0..config.clones.len()).map(move |clone| Target { clone, namespace: namespace.clone() })
+                let subjects = (0..config.clones.len()).map(Subject::Clone).chain([Subject::Trust]);
+                subjects.map(move |subject| Target { subject, namespace: namespace.clone() })
             })
             .collect()
     }
@@ -131,21 +144,55 @@ impl Observed {
         let ends = matches!(change, Change::ListEnds);
         let changed = store.apply(change);
         let of_all = ends || changed.contains(&spec.from);
-        let mut targets: BTreeSet<_> = changed.into_iter().map(|namespace| Target { clone, namespace }).collect();
+        let subject = Subject::Clone(clone);
+        let mut targets: BTreeSet<_> = changed.into_iter().map(|namespace| Target { subject, namespace }).collect();
         if of_all {
             targets.extend(self.targets(clone));
         }
         targets
     }
 
-    /// A change of the watch of `certsSecretName`.
-    pub fn certs(&mut self, change: Change<(NamespaceName, Certs)>) {
-        self.certs.apply(change);
+    /// A change of the watch of `certsSecretName`. Returns the trust bundles to look at.
+    pub fn certs(&mut self, change: Change<(NamespaceName, CertsState)>) -> BTreeSet<Target> {
+        let ends = matches!(change, Change::ListEnds);
+        let changed = self.certs.apply(change);
+        self.trust_targets(changed, ends)
+    }
+
+    /// A change of the watch of trust bundles. Returns those to look at.
+    pub fn bundle(&mut self, change: Change<(NamespaceName, BundleState)>) -> BTreeSet<Target> {
+        let ends = matches!(change, Change::ListEnds);
+        let changed = self.bundles.apply(change);
+        self.trust_targets(changed, ends)
     }
 
     /// `certsSecretName` by namespace, when its watch has listed.
-    pub fn all_certs(&self) -> Option<&BTreeMap<NamespaceName, Certs>> {
+    pub fn all_certs(&self) -> Option<&BTreeMap<NamespaceName, CertsState>> {
         self.certs.loaded.then_some(&self.certs.objects)
+    }
+
+    /// Trust bundles, and whatever has their name, by namespace.
+    pub fn all_bundles(&self) -> &BTreeMap<NamespaceName, BundleState> {
+        &self.bundles.objects
+    }
+
+    /// Runner namespaces that are there.
+    pub fn all_namespaces(&self) -> BTreeSet<NamespaceName> {
+        self.namespaces.iter().flat_map(|store| store.objects.keys().cloned()).collect()
+    }
+
+    /// Whether every watch of namespaces and clones has listed.
+    pub fn clones_loaded(&self) -> bool {
+        self.namespaces_loaded() && self.secrets.iter().all(|store| store.loaded)
+    }
+
+    /// The certificates that a trust bundle follows from.
+    pub fn certs_of(&self, target: &Target) -> CertsView<'_> {
+        match self.certs.objects.get(&target.namespace) {
+            Some(certs) => CertsView::Present(certs),
+            None if self.certs.loaded => CertsView::Missing,
+            None => CertsView::NotLoaded,
+        }
     }
 
     /// The source of a clone.
@@ -161,19 +208,23 @@ impl Observed {
     }
 
     /// The Secret that is, or is in the place of, a clone.
-    pub fn target(&self, target: &Target) -> Option<&SecretState> {
-        self.secrets.get(target.clone)?.objects.get(&target.namespace)
+    pub fn target(&self, clone: usize, namespace: &NamespaceName) -> Option<&SecretState> {
+        self.secrets.get(clone)?.objects.get(namespace)
     }
 
-    /// The namespace of a clone.
+    /// The namespace of an object.
     pub fn namespace_of(&self, config: &Config, target: &Target) -> NamespaceView {
         let name = &target.namespace;
-        if config.clones.get(target.clone).is_some_and(|spec| spec.from == *name) {
-            return NamespaceView::OfSource;
-        }
+        let loaded = match target.subject {
+            Subject::Clone(clone) if config.clones.get(clone).is_some_and(|spec| spec.from == *name) => {
+                return NamespaceView::OfSource;
+            }
+            Subject::Clone(clone) => self.secrets.get(clone).is_some_and(|store| store.loaded),
+            Subject::Trust => self.bundles.loaded,
+        };
         match self.namespaces.iter().find_map(|store| store.objects.get(name)) {
             Some(namespace) if namespace.terminating => NamespaceView::Terminating,
-            Some(_) if self.secrets.get(target.clone).is_some_and(|store| store.loaded) => NamespaceView::Active,
+            Some(_) if loaded => NamespaceView::Active,
             Some(_) => NamespaceView::NotLoaded,
             None if !self.namespaces_loaded() => NamespaceView::NotLoaded,
             None if config.runner_namespaces.names.contains(name) => NamespaceView::Absent,
@@ -185,7 +236,17 @@ impl Observed {
     fn targets(&self, clone: usize) -> BTreeSet<Target> {
         let wanted = self.namespaces.iter().flat_map(|store| store.objects.keys());
         let there = self.secrets.get(clone).into_iter().flat_map(|store| store.objects.keys());
-        wanted.chain(there).map(|namespace| Target { clone, namespace: namespace.clone() }).collect()
+        wanted
+            .chain(there)
+            .map(|namespace| Target { subject: Subject::Clone(clone), namespace: namespace.clone() })
+            .collect()
+    }
+
+    fn trust_targets(&self, mut namespaces: BTreeSet<NamespaceName>, all: bool) -> BTreeSet<Target> {
+        if all {
+            namespaces.extend(self.all_namespaces());
+        }
+        namespaces.into_iter().map(|namespace| Target { subject: Subject::Trust, namespace }).collect()
     }
 
     fn namespaces_loaded(&self) -> bool {
@@ -207,7 +268,7 @@ mod tests {
     }
 
     fn target(namespace: &str) -> Target {
-        Target { clone: 0, namespace: name(namespace) }
+        Target { subject: Subject::Clone(0), namespace: name(namespace) }
     }
 
     fn state() -> SecretState {
@@ -215,7 +276,8 @@ mod tests {
     }
 
     fn marked(targets: BTreeSet<Target>) -> Vec<String> {
-        targets.into_iter().map(|target| target.namespace.to_string()).collect()
+        let clones = targets.into_iter().filter(|target| target.subject == Subject::Clone(0));
+        clones.map(|target| target.namespace.to_string()).collect()
     }
 
     #[test]
@@ -224,13 +286,13 @@ mod tests {
         for change in [Change::ListBegins, Change::Listed((name("a"), state())), Change::ListEnds] {
             observed.secret(&config, 0, change);
         }
-        assert!(observed.target(&target("a")).is_some());
+        assert!(observed.target(0, &name("a")).is_some());
         assert!(observed.secret(&config, 0, Change::ListBegins).is_empty());
         let listed = observed.secret(&config, 0, Change::Listed((name("gitlab"), state())));
-        assert!(listed.is_empty() && observed.target(&target("a")).is_some(), "half a list says nothing");
+        assert!(listed.is_empty() && observed.target(0, &name("a")).is_some(), "half a list says nothing");
         observed.namespace(&config, 0, Change::Applied((name("gitlab-runner"), ACTIVE)));
         assert_eq!(marked(observed.secret(&config, 0, Change::ListEnds)), ["a", "gitlab", "gitlab-runner"]);
-        assert!(observed.target(&target("a")).is_none());
+        assert!(observed.target(0, &name("a")).is_none());
         assert!(matches!(observed.source(&config, 0), SourceView::Present(_)));
     }
 

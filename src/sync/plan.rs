@@ -1,8 +1,9 @@
 //! From what is observed to what is to be done with one clone. PURE.
 
 use crate::{
-    config::{CloneSpec, OnForeignTarget, OnSourceDeleted},
+    config::{CloneSpec, OnForeignTarget, OnSourceDeleted, SecretName},
     sync::secret::SecretState,
+    trust::{BundleState, CertsState},
 };
 
 /// The source of a clone, as far as it is known.
@@ -16,7 +17,18 @@ pub enum SourceView<'a> {
     Present(&'a SecretState),
 }
 
-/// The namespace of a clone, as far as it is known.
+/// `certsSecretName` in the namespace of a trust bundle, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub enum CertsView<'a> {
+    /// The watch has not delivered its first list: nothing may be concluded.
+    NotLoaded,
+    /// There is no such Secret.
+    Missing,
+    /// It is there.
+    Present(&'a CertsState),
+}
+
+/// The namespace of a clone or trust bundle, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamespaceView {
     /// A watch has not delivered its first list: nothing may be concluded.
@@ -59,6 +71,8 @@ pub enum Rest {
     SourceMissing,
     /// The source has a type whose copy would act on the cluster.
     SourceTypeRefused,
+    /// No trust bundle can be made of the certificates that are there.
+    CertsUnusable,
     /// A runner namespace that is not there.
     NamespaceAbsent,
     /// The namespace is being deleted.
@@ -99,6 +113,7 @@ impl Rest {
             Self::NotLoaded => "not-loaded",
             Self::SourceMissing => "source-missing",
             Self::SourceTypeRefused => "source-type-refused",
+            Self::CertsUnusable => "certs-unusable",
             Self::NamespaceAbsent => "namespace-absent",
             Self::NamespaceTerminating => "namespace-terminating",
             Self::CloneTerminating => "clone-terminating",
@@ -124,6 +139,41 @@ pub fn plan(spec: &CloneSpec, source: SourceView<'_>, namespace: NamespaceView, 
             SourceView::Missing => Plan::Rest(Rest::SourceMissing),
             SourceView::Present(source) if source.has_side_effects() => Plan::Rest(Rest::SourceTypeRefused),
             SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
+        },
+    }
+}
+
+/// Decides what is to be done with the trust bundle in one namespace, where `there` is now.
+pub fn plan_trust(
+    certs_secret_name: &SecretName,
+    certs: CertsView<'_>,
+    namespace: NamespaceView,
+    there: Option<&BundleState>,
+) -> Plan {
+    let withdraw = |why, otherwise| match there {
+        Some(there) if there.is_ours(certs_secret_name) && !there.is_terminating() => Plan::Delete(why),
+        _ => Plan::Rest(otherwise),
+    };
+    match namespace {
+        NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
+        NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
+        NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
+        NamespaceView::NotSelected | NamespaceView::OfSource => withdraw(Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::Active => match certs {
+            CertsView::NotLoaded => Plan::Rest(Rest::NotLoaded),
+            CertsView::Missing => withdraw(Unwanted::SourceDeleted, Rest::SourceMissing),
+            // What was published stays: half a mistake must not take trust from every job.
+            CertsView::Present(certs) if certs.bundle.problem().is_some() => Plan::Rest(Rest::CertsUnusable),
+            CertsView::Present(certs) if !certs.bundle.is_some() => {
+                withdraw(Unwanted::SourceDeleted, Rest::SourceMissing)
+            }
+            CertsView::Present(certs) => match there {
+                None => Plan::Create,
+                Some(there) if there.is_terminating() => Plan::Rest(Rest::CloneTerminating),
+                Some(there) if !there.has_content_of(&certs.bundle) => Plan::Update(Cause::Differs),
+                Some(there) if !there.is_ours(certs_secret_name) => Plan::Update(Cause::Marks),
+                Some(_) => Plan::Rest(Rest::Synced),
+            },
         },
     }
 }
@@ -165,7 +215,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{config::Config, sync::secret::tests::secret};
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use crate::{
+        config::{Config, PublicRoots},
+        sync::secret::tests::secret,
+        trust::bundle,
+    };
 
     fn spec() -> CloneSpec {
         Config::default().clones.remove(0)
@@ -328,6 +384,55 @@ mod tests {
             let source = SecretState::from(secret(json!({"type": kind})));
             let plan = plan(&spec(), SourceView::Present(&source), NamespaceView::Active, None);
             assert_eq!(plan, Plan::Rest(Rest::SourceTypeRefused), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_trust_bundle_follows_the_certificates_of_its_namespace() {
+        const NAME: &str = "gitlab-runner-webhook-trust";
+        let name = Config::default().certs_secret_name;
+        let certs = |data: Value| CertsState::new(&secret(json!({"stringData": data})), PublicRoots::None);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
+        let (good, empty, bad) = (certs(json!({"ca.crt": pem})), certs(json!({})), certs(json!({"ca.crt": "x"})));
+        let map = |metadata: Value, data: Value| -> BundleState {
+            serde_json::from_value::<ConfigMap>(json!({"metadata": metadata, "data": data})).unwrap().into()
+        };
+        let built = bundle::build(secret(json!({"stringData": {"ca.crt": pem}})).data.as_ref(), PublicRoots::None);
+        let data = json!(built.unwrap().data());
+        let marks = json!({
+            "name": NAME, "namespace": "gitlab-runner",
+            "labels": {"app.kubernetes.io/managed-by": "gitlab-runner-webhook"},
+            "annotations": {"gitlab-runner-webhook/source": "gitlab-runner/gitlab-runner-certs"},
+        });
+        let ours = map(marks.clone(), data.clone());
+        let edited = map(marks.clone(), json!({"ca.crt": "edited"}));
+        let unmarked = map(json!({"name": NAME, "namespace": "gitlab-runner"}), data.clone());
+        let terminating = map(with(marks, "/deletionTimestamp", json!("2026-01-01T00:00:00Z")), json!({}));
+
+        use CertsView::{Missing, NotLoaded, Present};
+        use NamespaceView::{Absent, Active, NotSelected, Terminating};
+        let table = [
+            (Present(&good), Active, None, Plan::Create),
+            (Present(&good), Active, Some(&ours), Plan::Rest(Rest::Synced)),
+            (Present(&good), Active, Some(&edited), Plan::Update(Cause::Differs)),
+            (Present(&good), Active, Some(&unmarked), Plan::Update(Cause::Marks)),
+            (Present(&good), Active, Some(&terminating), Plan::Rest(Rest::CloneTerminating)),
+            // No mistake and no ignorance takes trust away; having nothing to trust does.
+            (Present(&bad), Active, Some(&ours), Plan::Rest(Rest::CertsUnusable)),
+            (NotLoaded, Active, Some(&ours), Plan::Rest(Rest::NotLoaded)),
+            (Present(&good), NamespaceView::NotLoaded, Some(&ours), Plan::Rest(Rest::NotLoaded)),
+            (Present(&empty), Active, Some(&ours), Plan::Delete(Unwanted::SourceDeleted)),
+            (Missing, Active, Some(&ours), Plan::Delete(Unwanted::SourceDeleted)),
+            (Missing, Active, Some(&unmarked), Plan::Rest(Rest::SourceMissing)),
+            (Missing, Active, None, Plan::Rest(Rest::SourceMissing)),
+            (Present(&good), NotSelected, Some(&ours), Plan::Delete(Unwanted::NotSelected)),
+            (Present(&good), NotSelected, Some(&unmarked), Plan::Rest(Rest::NotWanted)),
+            (Present(&good), Terminating, None, Plan::Rest(Rest::NamespaceTerminating)),
+            (Present(&good), Absent, None, Plan::Rest(Rest::NamespaceAbsent)),
+        ];
+        for (certs, namespace, there, expected) in table {
+            assert_eq!(plan_trust(&name, certs, namespace, there), expected, "{certs:?} {namespace:?} {there:?}");
         }
     }
 }

@@ -212,9 +212,10 @@ pub fn pause(attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::observe::Subject;
 
     fn target(name: &str) -> Target {
-        Target { clone: 0, namespace: name.parse().unwrap() }
+        Target { subject: Subject::Clone(0), namespace: name.parse().unwrap() }
     }
 
     fn taken(queue: &mut Queue, now: Instant) -> Vec<String> {

@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use aws_lc_rs::digest;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
     config::CloneSpec,
+    digest::Digest,
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 
@@ -38,20 +38,9 @@ impl Payload {
         &self.data
     }
 
-    /// A collision-free stand-in for the content, for comparing in memory. Never leaves the process:
-    /// the digest of a short secret can be guessed.
     fn digest(&self) -> Digest {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let mut field = |bytes: &[u8]| {
-            context.update(&bytes.len().to_be_bytes());
-            context.update(bytes);
-        };
-        field(self.secret_type.as_bytes());
-        for (key, value) in &self.data {
-            field(key.as_bytes());
-            field(&value.0);
-        }
-        Digest(context.finish().as_ref().into())
+        let data = self.data.iter().flat_map(|(key, value)| [key.as_bytes(), &value.0]);
+        Digest::of(std::iter::once(self.secret_type.as_bytes()).chain(data))
     }
 }
 
@@ -61,10 +50,6 @@ impl fmt::Debug for Payload {
         f.debug_struct("Payload").field("type", &self.secret_type).field("bytes", &sizes).finish()
     }
 }
-
-/// Stand-in for a Secret's type and data. `Debug` shows nothing of it.
-#[derive(Clone, PartialEq, Eq)]
-struct Digest(Box<[u8]>);
 
 /// A Secret as a watch or a read delivered it.
 #[derive(Clone)]
@@ -160,11 +145,18 @@ impl From<Secret> for Source {
     }
 }
 
+/// Whether two Secrets have the same type and data: all that makes a clone equal to its source.
+pub fn same_content(one: &Secret, other: &Secret) -> bool {
+    let data = |secret: &Secret| secret.data.clone().filter(|data| !data.is_empty());
+    secret_type(one) == secret_type(other) && data(one) == data(other)
+}
+
+fn secret_type(secret: &Secret) -> &str {
+    secret.type_.as_deref().filter(|kind| !kind.is_empty()).unwrap_or(DEFAULT_TYPE)
+}
+
 fn split(secret: Secret) -> (SecretState, Payload) {
-    let payload = Payload {
-        secret_type: secret.type_.filter(|kind| !kind.is_empty()).unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
-        data: secret.data.unwrap_or_default(),
-    };
+    let payload = Payload { secret_type: secret_type(&secret).to_owned(), data: secret.data.unwrap_or_default() };
     let mut metadata = secret.metadata;
     let managers = metadata.managed_fields.take().unwrap_or_default();
     let state = SecretState {

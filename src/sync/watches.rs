@@ -8,18 +8,19 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, stream::SelectAll};
-use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Secret};
 use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
 
 use super::{observe::Namespace, secret::SecretState};
 use crate::{
     cluster::{Change, Problem, watch},
     config::{Config, NamespaceName, SecretName},
+    names::CONFIGMAP_TRUST,
     telemetry::{
         health::{Gate, Health},
         metrics::{Metrics, WatchKind, WatchLabels},
     },
-    trust::Certs,
+    trust::{BundleState, CertsState},
 };
 
 /// A watch that keeps failing for the same reason is logged again after this long.
@@ -33,7 +34,9 @@ pub enum Event {
     /// Of the clone spec of this index.
     Secret(usize, Change<(NamespaceName, SecretState)>),
     /// Of `certsSecretName`.
-    Certs(Change<(NamespaceName, Certs)>),
+    Certs(Change<(NamespaceName, CertsState)>),
+    /// Of the trust bundles.
+    Bundle(Change<(NamespaceName, BundleState)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +44,7 @@ enum Id {
     Namespace(usize),
     Secret(usize),
     Certs,
+    Bundle,
 }
 
 /// All watches as one stream, with a readiness gate each.
@@ -90,10 +94,19 @@ impl Watches {
 
         let name = &config.certs_secret_name;
         let what = watches.add_secret(health, Id::Certs, name);
-        let changes = watch(Api::all(client), of_name(name), timeout, what, |secret: Secret| {
-            Some((secret.namespace()?.parse().ok()?, Certs::inspect(secret.data.as_ref())))
+        let roots = config.public_roots;
+        let changes = watch(Api::all(client.clone()), of_name(name), timeout, what, move |secret: Secret| {
+            Some((secret.namespace()?.parse().ok()?, CertsState::new(&secret, roots)))
         });
         watches.push(changes, Event::Certs);
+
+        let what = format!("configmaps/{CONFIGMAP_TRUST} in all namespaces");
+        watches.add(health, Id::Bundle, &what);
+        let selector = watcher::Config::default().fields(&format!("metadata.name={CONFIGMAP_TRUST}"));
+        let changes = watch(Api::all(client), selector, timeout, what, |map: ConfigMap| {
+            Some((map.namespace()?.parse().ok()?, BundleState::from(map)))
+        });
+        watches.push(changes, Event::Bundle);
         watches
     }
 
@@ -109,6 +122,7 @@ impl Watches {
             Event::Namespace(index, change) => self.note(Id::Namespace(*index), change),
             Event::Secret(index, change) => self.note(Id::Secret(*index), change),
             Event::Certs(change) => self.note(Id::Certs, change),
+            Event::Bundle(change) => self.note(Id::Bundle, change),
         }
         Some(event)
     }
@@ -118,7 +132,11 @@ impl Watches {
         match change {
             Change::ListBegins | Change::Listed(_) => {}
             Change::Failed(problem) => {
-                let kind = if matches!(id, Id::Namespace(_)) { WatchKind::Namespace } else { WatchKind::Secret };
+                let kind = match id {
+                    Id::Namespace(_) => WatchKind::Namespace,
+                    Id::Secret(_) | Id::Certs => WatchKind::Secret,
+                    Id::Bundle => WatchKind::ConfigMap,
+                };
                 self.metrics.watch_errors.get_or_create(&WatchLabels { kind, reason: problem.reason.as_str() }).inc();
                 watch.fail(problem);
             }

@@ -26,9 +26,13 @@ pub struct Metrics {
     pub admission_duration: Family<WebhookLabels, Histogram, fn() -> Histogram>,
     /// Handlers that panicked; each was one HTTP 500.
     pub panics: Counter,
+    /// Connections closed and reviews put off for want of room.
+    pub shed: Family<ShedLabels, Counter>,
     /// Clones by their state.
     pub clones: Family<CloneLabels, Gauge>,
-    /// Writes to clones, by what was done and how it ended.
+    /// Trust bundles by their state.
+    pub trust_bundles: Family<StateLabels, Gauge>,
+    /// Writes to clones and trust bundles, by what was done and how it ended.
     pub writes: Family<WriteLabels, Counter>,
     /// Time from the event that made a clone wrong to the write that made it right, in seconds.
     pub sync_lag: Histogram,
@@ -58,6 +62,13 @@ pub struct WebhookLabels {
     pub webhook: &'static str,
 }
 
+/// For want of what room.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ShedLabels {
+    /// `strangers`, `connections`, `bodies`, `parsing` or `too-complex`.
+    pub reason: &'static str,
+}
+
 /// Labels of the clone gauge.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct CloneLabels {
@@ -67,11 +78,18 @@ pub struct CloneLabels {
     pub state: &'static str,
 }
 
+/// A state alone.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct StateLabels {
+    /// State, from the closed set of `sync`.
+    pub state: &'static str,
+}
+
 /// Labels of a write.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WriteLabels {
-    /// Name of the cloned Secret.
-    pub secret: String,
+    /// Name of the object.
+    pub object: String,
     /// `create`, `update`, `replace` or `delete`.
     pub action: &'static str,
     /// `ok` or the reason of the failure.
@@ -93,6 +111,7 @@ pub struct WatchLabels {
 pub enum WatchKind {
     Namespace,
     Secret,
+    ConfigMap,
 }
 
 impl Metrics {
@@ -104,7 +123,9 @@ impl Metrics {
             admissions: Family::default(),
             admission_duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_05, 2.0, 16))),
             panics: Counter::default(),
+            shed: Family::default(),
             clones: Family::default(),
+            trust_bundles: Family::default(),
             writes: Family::default(),
             sync_lag: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             watch_errors: Family::default(),
@@ -120,8 +141,10 @@ impl Metrics {
             metrics.admission_duration.clone(),
         );
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
+        registry.register("shed", "Connections closed and reviews put off for want of room", metrics.shed.clone());
         registry.register("clones", "Clones by their state", metrics.clones.clone());
-        registry.register("writes", "Writes to clones", metrics.writes.clone());
+        registry.register("trust_bundles", "Trust bundles by their state", metrics.trust_bundles.clone());
+        registry.register("writes", "Writes to clones and trust bundles", metrics.writes.clone());
         registry.register(
             "sync_lag_seconds",
             "Time from the event that made a clone wrong to the write that made it right",

@@ -1,5 +1,22 @@
 //! What is known of the certificates in `certsSecretName`.
 
+pub mod bundle;
 mod certs;
+mod pem;
+mod publish;
+mod state;
+mod subject_hash;
 
 pub use certs::{Ca, Certs};
+pub use pem::PemError;
+pub use publish::Publisher;
+pub use state::{BundleState, CertsState, Wanted};
+
+/// What the trust bundle in a namespace holds, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// Whether there is `bundle.crt`: public roots and private CAs.
+    pub has_bundle: bool,
+    /// Whether the private CAs are there under hashed names, too, for `SSL_CERT_DIR`.
+    pub has_hashes: bool,
+}

@@ -1,0 +1,222 @@
+//! The gate: a pod that uses a clone is let in when the clone is there and current.
+//!
+//! "Current" is what the API server stores when it is asked, not what a watch remembers: a token rotated a
+//! moment ago must not be read by a pod created now. The gate never blocks for long and never writes; it
+//! turns a pod away with 429, which clients try again by themselves, and gives up in the end, because a
+//! kubelet that waits for a Secret does better than a `ReplicaSet` in back-off.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Secret;
+use tokio::time::{sleep, timeout};
+
+use super::{
+    flights::Flights,
+    kind::Kind,
+    references::references,
+    review::{Decision, Denial, Request, RetryAfter, Verdict, Warning},
+};
+use crate::{
+    cluster::{Problem, Requests},
+    config::{CloneSpec, Config, GateThen, NamespaceName, SecretName},
+    snapshot::{SharedSnapshot, Snapshot, SourceView},
+    sync::same_content,
+};
+
+/// How long one request waits for its clone; one takes some 10 ms.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Between two looks at what the watches know.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Longest wait for the API server's answer to the reads of one look.
+const READ_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Compares clones with their sources for pods.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    config: Arc<Config>,
+    snapshot: SharedSnapshot,
+    requests: Requests,
+    flights: Arc<Flights<(SecretName, NamespaceName), State>>,
+}
+
+/// A clone beside its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Current,
+    Stale,
+    CloneMissing,
+    SourceMissing,
+    /// The API server did not say.
+    Unknown,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Stale => "stale",
+            Self::CloneMissing => "clone-missing",
+            Self::SourceMissing => "source-missing",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// For the sentence "Secret x ...".
+    fn told(self) -> &'static str {
+        match self {
+            Self::Current => "is current",
+            Self::Stale => "is not what its source is yet",
+            Self::CloneMissing => "is not there yet",
+            Self::SourceMissing => "has no source",
+            Self::Unknown => "cannot be compared with its source: the API server does not answer",
+        }
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests) -> Self {
+        Self { config, snapshot, requests: requests.within(READ_DEADLINE), flights: Arc::default() }
+    }
+
+    /// Decides on a pod.
+    pub(crate) async fn review(&self, request: &Request) -> Decision {
+        let kind = Kind::of(&request.object, &self.config);
+        let Ok(namespace) = request.namespace.parse::<NamespaceName>() else { return allow("other-request") };
+        if self.config.gate.give_up_after.is_zero() {
+            return allow("disabled");
+        }
+        if matches!(kind, Kind::Job | Kind::Pause) {
+            return allow("other-pod");
+        }
+        let used = references(&request.object);
+        let clones = self.config.clones.iter();
+        let clones: Vec<_> =
+            clones.filter(|spec| used.contains(spec.secret.as_str()) && spec.from != namespace).collect();
+        if clones.is_empty() {
+            return allow("no-reference");
+        }
+        let mut decision = allow("current");
+        for spec in clones {
+            let state = if request.dry_run {
+                remembered(&self.snapshot.load(), spec, &namespace)
+            } else {
+                self.wait_for(spec, &namespace).await
+            };
+            if state == State::Current {
+                continue;
+            }
+            match self.without(spec, &namespace, state) {
+                Outcome::Warn(reason, warning) => {
+                    decision.reason = reason;
+                    decision.warnings.push(warning);
+                }
+                Outcome::Deny(denial) => {
+                    decision.verdict = Verdict::Deny(denial);
+                    decision.reason = state.as_str();
+                    break;
+                }
+            }
+        }
+        decision.audit = BTreeMap::from([("pod", kind.as_str().to_owned())]);
+        decision
+    }
+
+    /// Asks until the clone is current, or patience is at its end, or there is nothing to wait for.
+    async fn wait_for(&self, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+        let started = Instant::now();
+        let mut state = self.look(spec, namespace).await;
+        while state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
+            sleep(PAUSE).await;
+            // What the watches know says when another look is worth it.
+            if remembered(&self.snapshot.load(), spec, namespace) == State::Current {
+                state = self.look(spec, namespace).await;
+            }
+        }
+        state
+    }
+
+    /// One quorum read of both, shared by all who ask before it begins.
+    async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+        let key = (spec.secret.clone(), namespace.clone());
+        let looking = self.flights.join(&key, || async {
+            let name = spec.secret.as_str();
+            let read = async {
+                // The clone first: whoever finds it equal to a source read later has found it current.
+                let clone: Option<Secret> = self.requests.get(namespace, name).await?;
+                let source: Option<Secret> = self.requests.get(&spec.from, name).await?;
+                Ok::<_, Problem>((source, clone))
+            };
+            match timeout(READ_DEADLINE, read).await {
+                Ok(Ok((None, _))) => State::SourceMissing,
+                Ok(Ok((Some(_), None))) => State::CloneMissing,
+                Ok(Ok((Some(source), Some(clone)))) if same_content(&source, &clone) => State::Current,
+                Ok(Ok(_)) => State::Stale,
+                Ok(Err(_)) | Err(_) => State::Unknown,
+            }
+        });
+        looking.await
+    }
+
+    /// Since when the clone is out of step, as far as the watches know.
+    fn out_of_step(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Option<Instant> {
+        self.snapshot.load().out_of_step.get(&(spec.secret.clone(), namespace.clone())).copied()
+    }
+
+    fn has_given_up(&self, spec: &CloneSpec, namespace: &NamespaceName) -> bool {
+        self.out_of_step(spec, namespace).is_some_and(|since| since.elapsed() >= self.config.gate.give_up_after)
+    }
+
+    /// What becomes of a pod whose clone is not current.
+    fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: State) -> Outcome {
+        let snapshot = self.snapshot.load();
+        let told = format!("Secret {namespace}/{} {}", spec.secret, state.told());
+        if snapshot.clones_loaded && !snapshot.namespaces.contains(namespace) {
+            // The webhook's selector and the configuration disagree: nobody will ever make this clone.
+            return Outcome::Warn("not-a-runner-namespace", Warning::new(format!("{told}; not a runner namespace")));
+        }
+        if self.has_given_up(spec, namespace) && self.config.gate.then == GateThen::Admit {
+            return Outcome::Warn("gave-up", Warning::new(format!("{told}; the pod waits for it")));
+        }
+        let source = spec.source();
+        Outcome::Deny(Denial {
+            code: 429,
+            reason: "TooManyRequests",
+            message: format!(
+                "{told}; its source is {source}. Clients try again by themselves; \
+                 if it lasts, see whether the source exists and what gitlab-runner-webhook logs"
+            ),
+            details: Some(RetryAfter { retry_after_seconds: 1 }),
+        })
+    }
+}
+
+/// What becomes of a pod whose clone is not current.
+enum Outcome {
+    Warn(&'static str, Warning),
+    Deny(Denial),
+}
+
+/// What the watches know, for dry runs and for when to look again.
+fn remembered(snapshot: &Snapshot, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+    if !snapshot.clones_loaded {
+        return State::Unknown;
+    }
+    if snapshot.sources.get(&spec.secret).is_none_or(|(_, view)| *view != SourceView::Present) {
+        return State::SourceMissing;
+    }
+    if !snapshot.namespaces.contains(namespace) {
+        return State::CloneMissing;
+    }
+    match snapshot.out_of_step.get(&(spec.secret.clone(), namespace.clone())) {
+        None => State::Current,
+        Some(_) => State::Stale,
+    }
+}
+
+fn allow(reason: &'static str) -> Decision {
+    Decision { reason, ..Decision::default() }
+}

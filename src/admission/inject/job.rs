@@ -1,0 +1,115 @@
+//! What job pods get: the trust bundle, and variables that lead programs to it. PURE.
+//!
+//! The trust bundle is a `ConfigMap` of public certificates, so that a job pod refers to no Secret of ours. Programs either
+//! *add* the file of a variable to what they trust, or have it *replace* that; the latter only ever get the file with the
+//! public roots in it. Init containers have images and duties of their own, and are left alone.
+
+use serde_json::{Value, json};
+
+use super::{Additions, Obstacle, has_name, is_of_mesh, may_add_volume, variable};
+use crate::{
+    admission::pod::{Place, at},
+    config::{Config, PublicRoots},
+    names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
+    trust::Trust,
+};
+
+/// Runs the job's script.
+const BUILD: &str = "build";
+/// Fetches sources, caches and artifacts; the rest are services of the user.
+const HELPER: &str = "helper";
+/// The runner itself tells git in `helper` which CA its GitLab has; git has this variable overrule that.
+const GIT_VARIABLE: &str = "GIT_SSL_CAINFO";
+/// Read by OpenSSL, Go and what is made with them; each reads the file and the directories.
+const FILE_VARIABLE: &str = "SSL_CERT_FILE";
+const DIRECTORY_VARIABLE: &str = "SSL_CERT_DIR";
+/// Where images have their own certificates: Debian and Alpine, Red Hat, and what kaniko's image says of itself.
+const DIRECTORIES_OF_IMAGES: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
+
+pub(super) struct Order<'a> {
+    services: bool,
+    /// Names and values.
+    variables: Vec<(&'a str, String)>,
+}
+
+impl<'a> Order<'a> {
+    /// With variables for those files only that the trust bundle has.
+    pub(super) fn new(trust: Trust, config: &'a Config) -> Self {
+        let file = |key: &str| format!("{MOUNT_TRUST}/{key}");
+        let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(KEY_CA)));
+        let mut variables: Vec<_> = additive.collect();
+        match config.public_roots {
+            PublicRoots::Builtin if trust.has_bundle => {
+                variables.extend(config.variables.replacing.iter().map(|name| (name.as_str(), file(KEY_BUNDLE))));
+            }
+            PublicRoots::None if trust.has_hashes => {
+                variables.push((DIRECTORY_VARIABLE, format!("{MOUNT_TRUST}:{DIRECTORIES_OF_IMAGES}")));
+            }
+            PublicRoots::Builtin | PublicRoots::None => {}
+        }
+        Self { services: config.inject.services, variables }
+    }
+}
+
+impl super::Order for Order<'_> {
+    fn concerns(&self, container: &Value, _: &Value) -> bool {
+        has_name(container, &[BUILD, HELPER]) || self.services && !is_of_mesh(container)
+    }
+
+    fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle> {
+        let mut additions = Additions::default();
+        match Place::of(pod, container, MOUNT_TRUST) {
+            Place::Free => {
+                may_add_volume(pod, VOLUME_TRUST, is_ours)?;
+                additions.mounts.push(mount(MOUNT_TRUST));
+            }
+            Place::Mounted { mount } if shows_trust(pod, mount) => {}
+            Place::Mounted { .. } | Place::Below => {
+                return Err(Obstacle::ForeignMount("something else is mounted where the trust bundle would be"));
+            }
+            Place::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
+        }
+        // GitLab's documentation tells users to mount their own certificates there.
+        if Place::of(pod, container, MOUNT_JOB_CERTS) == Place::Free {
+            may_add_volume(pod, VOLUME_TRUST, is_ours)?;
+            additions.mounts.push(mount(MOUNT_JOB_CERTS));
+        }
+        for (name, value) in &self.variables {
+            if *name == GIT_VARIABLE && has_name(container, &[HELPER]) {
+                continue;
+            }
+            // curl before 8.2 reads the directories only, where both are set: the user's file would count for nothing.
+            let rival = if *name == DIRECTORY_VARIABLE { variable(container, FILE_VARIABLE) } else { None };
+            match variable(container, name).or(rival) {
+                None => additions.variables.push(json!({"name": name, "value": value})),
+                Some(former) if at(former, &["value"]).as_str() == Some(value) => {}
+                Some(former) => additions.kept.extend(at(former, &["name"]).as_str().map(str::to_owned)),
+            }
+        }
+        Ok(additions)
+    }
+
+    fn volume(&self) -> Value {
+        // Optional: were it deleted in this very moment, the job would still start.
+        json!({"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}})
+    }
+}
+
+fn mount(path: &str) -> Value {
+    json!({"name": VOLUME_TRUST, "mountPath": path, "readOnly": true})
+}
+
+fn shows_trust(pod: &Value, mount: &Value) -> bool {
+    let part = |field: &str| at(mount, &[field]).as_str().is_some_and(|path| !path.is_empty());
+    at(mount, &["name"]).as_str() == Some(VOLUME_TRUST)
+        && !part("subPath")
+        && !part("subPathExpr")
+        && crate::admission::pod::volume(pod, VOLUME_TRUST).is_some_and(is_ours)
+}
+
+/// A volume that shows something else, or not all of it, is not ours: a variable could dangle.
+fn is_ours(volume: &Value) -> bool {
+    let source = at(volume, &["configMap"]);
+    let all = at(source, &["items"]).is_null() || at(source, &["items"]).as_array().is_some_and(Vec::is_empty);
+    at(source, &["name"]).as_str() == Some(CONFIGMAP_TRUST) && all
+}

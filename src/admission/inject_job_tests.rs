@@ -1,0 +1,166 @@
+use serde_json::json;
+
+use super::{super::*, ADDITIVE, REPLACING, SECRET, applied, certs, config, job, run, seen, texts, variables};
+use crate::{
+    names::{KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
+    trust::Trust,
+};
+
+/// What a job container has of ours: paths, and variables with their files or directories.
+fn trusts(container: &Value) -> (Vec<&str>, Vec<String>) {
+    let mounts = items(&container["volumeMounts"]).filter(|mount| mount["name"] == VOLUME_TRUST);
+    (mounts.map(|mount| mount["mountPath"].as_str().unwrap()).collect(), variables(container))
+}
+
+fn lines(names: &[&str], value: &str) -> Vec<String> {
+    names.iter().map(|name| format!("{name}={value}")).collect()
+}
+
+#[test]
+fn a_job_gets_the_trust_bundle_in_build_and_helper_and_no_secret() {
+    let injection = run(&job(), Kind::Job, &certs(true));
+    let pod = applied(&job(), &injection);
+    assert_eq!(
+        pod["spec"]["volumes"],
+        json!([{"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}}])
+    );
+    let expected =
+        [lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt")), lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"))]
+            .concat();
+    for index in [0, 1] {
+        let container = &pod["spec"]["containers"][index];
+        assert_eq!(trusts(container), (vec![MOUNT_TRUST, MOUNT_JOB_CERTS], expected.clone()));
+        assert!(items(&container["volumeMounts"]).all(|mount| mount["readOnly"] == true));
+    }
+    assert_eq!(pod["spec"]["containers"][2], json!({"name": "svc-0"}));
+    assert!(injection.warnings.is_empty());
+    assert!(!json!(injection.patch).to_string().contains(SECRET));
+}
+
+#[test]
+fn variables_follow_what_the_trust_bundle_has() {
+    let directories = format!("SSL_CERT_DIR={MOUNT_TRUST}:/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs");
+    let additive = lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt"));
+    let replacing = lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"));
+    let (builtin, none) = (Config::default(), config("certs: {publicRoots: none}"));
+    for (config, has_bundle, has_hashes, expected) in [
+        (&builtin, true, true, [additive.clone(), replacing].concat()),
+        (&builtin, false, true, additive.clone()),
+        (&none, true, true, [additive.clone(), vec![directories]].concat()),
+        (&none, true, false, additive),
+    ] {
+        let snapshot = seen(certs(false).certs.into_values().next(), Some(Trust { has_bundle, has_hashes }));
+        let injection = inject(&job(), Kind::Job, "ns", &snapshot, config);
+        assert_eq!(trusts(&applied(&job(), &injection)["spec"]["containers"][0]).1, expected);
+    }
+}
+
+#[test]
+fn the_names_of_variables_are_those_of_the_configuration() {
+    let config = config("certs: {variables: {additive: [A], replacing: [GIT_SSL_CAINFO, B]}}");
+    let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &certs(false), &config));
+    let names = |index: usize| {
+        items(&pod["spec"]["containers"][index]["env"]).map(|variable| variable["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(0), names(1)),
+        (vec![json!("A"), json!("GIT_SSL_CAINFO"), json!("B")], vec![json!("A"), json!("B")])
+    );
+}
+
+#[test]
+fn services_get_it_when_the_configuration_says_so_and_the_mesh_never() {
+    let mut pod = job();
+    let mesh = ["istio-proxy", "istio-init", "istio-validation", "linkerd-proxy", "linkerd-init"];
+    pod["spec"]["containers"].as_array_mut().unwrap().extend(mesh.map(|name| json!({"name": name})));
+    pod["spec"]["initContainers"] =
+        json!([{"name": "init-permissions"}, {"name": "istio-proxy", "restartPolicy": "Always"}]);
+    let injection = inject(&pod, Kind::Job, "ns", &certs(false), &config("certs: {inject: {services: true}}"));
+    let after = applied(&pod, &injection);
+    assert_eq!(after["spec"]["initContainers"], pod["spec"]["initContainers"]);
+    for (index, container) in items(&after["spec"]["containers"]).enumerate() {
+        assert_eq!(container.get("env").is_some_and(Value::is_array), index < 3, "{container}");
+    }
+}
+
+#[test]
+fn variables_of_a_jobs_user_stay_with_one_warning() {
+    let mut pod = job();
+    pod["spec"]["containers"][0]["env"] = json!([
+        {"name": "SSL_CERT_FILE", "value": ""},
+        {"name": "PIP_CERT", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}},
+        {"name": "DENO_CERT", "value": format!("{MOUNT_TRUST}/ca.crt")},
+    ]);
+    pod["spec"]["containers"][1]["env"] = json!([{"name": "PIP_CERT", "value": "/own.crt"}]);
+    let injection = run(&pod, Kind::Job, &certs(false));
+    let after = applied(&pod, &injection);
+    assert_eq!(texts(&injection), ["already set, so kept: PIP_CERT, SSL_CERT_FILE"]);
+    assert_eq!(items(&after["spec"]["containers"][0]["env"]).count(), 8);
+    assert_eq!(after["spec"]["containers"][1]["env"][0]["value"], "/own.crt");
+
+    // A file of the user's would count for nothing in some versions of curl.
+    let injection = inject(&pod, Kind::Job, "ns", &certs(false), &config("certs: {publicRoots: none}"));
+    assert_eq!(texts(&injection), ["already set, so kept: SSL_CERT_FILE"]);
+    assert!(
+        !variables(&applied(&pod, &injection)["spec"]["containers"][0]).iter().any(|v| v.starts_with("SSL_CERT_DIR"))
+    );
+}
+
+#[test]
+fn a_warning_names_as_many_variables_as_fit() {
+    let mut pod = job();
+    pod["spec"]["containers"][0]["env"] =
+        ADDITIVE.iter().chain(&REPLACING).map(|name| json!({"name": name, "value": "x"})).collect();
+    assert_eq!(
+        texts(&run(&pod, Kind::Job, &certs(false))),
+        ["already set, so kept: AWS_CA_BUNDLE, CARGO_HTTP_CAINFO, CURL_CA_BUNDLE, DENO_CERT and 4 more"]
+    );
+}
+
+#[test]
+fn where_the_user_mounts_certificates_only_our_own_place_is_used() {
+    for mount in ["/etc/gitlab-runner/certs/", "/etc/gitlab-runner/certs/ca.crt", "/etc/gitlab-runner"] {
+        let mut pod = job();
+        pod["spec"]["volumes"] = json!([{"name": "own", "configMap": {"name": "own"}}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "own", "mountPath": mount}]);
+        let injection = run(&pod, Kind::Job, &certs(false));
+        let after = applied(&pod, &injection);
+        assert_eq!(trusts(&after["spec"]["containers"][0]).0, [MOUNT_TRUST], "{mount}");
+        assert_eq!(variables(&after["spec"]["containers"][0]).len(), 8);
+        assert!(injection.warnings.is_empty());
+    }
+}
+
+#[test]
+fn a_volume_of_our_name_that_shows_something_else_is_not_used() {
+    for volume in [
+        json!({"secret": {"secretName": CONFIGMAP_TRUST}}),
+        json!({"configMap": {"name": "other"}}),
+        json!({"configMap": {"name": CONFIGMAP_TRUST, "items": [{"key": KEY_CA, "path": KEY_CA}]}}),
+        json!({"emptyDir": {}}),
+    ] {
+        let mut pod = job();
+        pod["spec"]["volumes"] = json!([volume]);
+        pod["spec"]["volumes"][0]["name"] = json!(VOLUME_TRUST);
+        let injection = run(&pod, Kind::Job, &certs(true));
+        assert!(injection.patch.is_empty());
+        assert_eq!((injection.reason, injection.warnings.len()), (Reason::Blocked, 1));
+
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": VOLUME_TRUST, "mountPath": MOUNT_TRUST}]);
+        let injection = run(&pod, Kind::Job, &certs(true));
+        assert!(injection.patch.is_empty());
+    }
+}
+
+#[test]
+fn two_hundred_containers_are_not_two_hundred_warnings() {
+    let mut pod = job();
+    let user = |index| json!({"name": "build", "env": [{"name": "PIP_CERT", "value": index}]});
+    let blocked = |index: usize| json!({"name": "helper", "env": {"x": index}});
+    pod["spec"]["containers"] = (0..100).flat_map(|index| [user(index), blocked(index)]).collect();
+    let injection = run(&pod, Kind::Job, &certs(false));
+    assert_eq!(injection.warnings.len(), 2);
+    let after = applied(&pod, &injection);
+    assert!(items(&after["spec"]["containers"]).step_by(2).all(|container| items(&container["env"]).count() == 8));
+    assert!(run(&after, Kind::Job, &certs(false)).patch.is_empty());
+}

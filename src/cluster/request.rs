@@ -1,0 +1,162 @@
+//! Requests that somebody waits for: each with a deadline, each error with what was tried.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use http::{HeaderValue, Request, header::ACCEPT};
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    core::NamespaceResourceScope,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Problem, Reason};
+use crate::config::NamespaceName;
+
+/// Longest wait for one answer of the API server.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// A resource version that no object has, for etcd's first write makes revision 2: an apply that carries it
+/// creates what is absent, and is refused with a conflict when something is there (seen on 1.36.3).
+const VERSION_OF_NOTHING: &str = "1";
+/// The answer to a write would be the whole object; this asks for its metadata only.
+const METADATA_ONLY: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+
+/// Reads and writes of one object each, by name.
+#[derive(Clone)]
+pub struct Requests {
+    client: Client,
+    deadline: Duration,
+}
+
+/// Which version of which object a write may touch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: Option<String>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Option<String>,
+}
+
+/// What is read and written.
+pub trait Object:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
+
+impl<K> Object for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
+
+impl Requests {
+    /// Requests by this client, which must not retry by itself.
+    pub fn new(client: Client) -> Self {
+        Self { client, deadline: DEADLINE }
+    }
+
+    /// The same, with less patience.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// An object as it is stored now: a quorum read, never older than this call.
+    pub async fn get<K: Object>(&self, namespace: &NamespaceName, name: &str) -> Result<Option<K>, Problem> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace.as_str());
+        self.in_time(what::<K>("get", namespace, name), api.get_opt(name)).await
+    }
+
+    /// A cluster-scoped object's labels and the like, as stored now.
+    pub async fn get_cluster<K>(&self, name: &str) -> Result<Option<K>, Problem>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        self.in_time(format!("get {}/{name}", K::plural(&())), api.get_opt(name)).await
+    }
+
+    /// Creates an object where there is none; fails with a conflict where there is something.
+    /// Server-side apply is the one way to create that RBAC can bind to a name.
+    ///
+    /// `object` is the JSON of what is to be owned.
+    pub async fn create<K: Object>(
+        &self,
+        manager: &str,
+        namespace: &NamespaceName,
+        name: &str,
+        mut object: serde_json::Value,
+    ) -> Result<(), Problem> {
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
+            fields.insert("kind".to_owned(), K::kind(&()).into());
+        }
+        if let Some(metadata) = object.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
+            metadata.insert("name".to_owned(), name.into());
+            metadata.insert("resourceVersion".to_owned(), VERSION_OF_NOTHING.into());
+        }
+        let params = PatchParams::apply(manager).force();
+        let request = requests::<K>(namespace).patch(name, &params, &Patch::Apply(&object));
+        self.send(what::<K>("create", namespace, name), request).await
+    }
+
+    /// Replaces an object in the version that its metadata names; fails with a conflict when it is another.
+    pub async fn replace<K: Object>(
+        &self,
+        manager: &str,
+        namespace: &NamespaceName,
+        name: &str,
+        object: &K,
+    ) -> Result<(), Problem> {
+        let tried = what::<K>("update", namespace, name);
+        let body = serde_json::to_vec(object).map_err(|error| unbuilt(&tried, &error))?;
+        let params = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+        self.send(tried, requests::<K>(namespace).replace(name, &params, body)).await
+    }
+
+    /// Deletes exactly the object, in exactly the version, that was observed. One that is gone is fine.
+    pub async fn delete<K: Object>(
+        &self,
+        namespace: &NamespaceName,
+        name: &str,
+        version: Version,
+    ) -> Result<(), Problem> {
+        let Version { uid, resource_version } = version;
+        let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version });
+        match self.send(what::<K>("delete", namespace, name), requests::<K>(namespace).delete(name, &params)).await {
+            Err(problem) if problem.reason == Reason::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn send(
+        &self,
+        tried: String,
+        request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<(), Problem> {
+        let mut request = request.map_err(|error| unbuilt(&tried, &error))?;
+        request.headers_mut().insert(ACCEPT, METADATA_ONLY);
+        self.in_time(tried, self.client.request_text(request)).await.map(drop)
+    }
+
+    async fn in_time<T>(&self, tried: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
+        match tokio::time::timeout(self.deadline, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Problem::new(tried, &error)),
+            Err(_) => Err(Problem::timeout(tried, self.deadline)),
+        }
+    }
+}
+
+fn requests<K: Object>(namespace: &NamespaceName) -> kube::core::Request {
+    kube::core::Request::new(K::url_path(&(), Some(namespace.as_str())))
+}
+
+fn what<K: Object>(verb: &str, namespace: &NamespaceName, name: &str) -> String {
+    format!("{verb} {}/{name} in namespace {namespace}", K::plural(&()))
+}
+
+fn unbuilt(tried: &str, error: &dyn std::error::Error) -> Problem {
+    Problem { tried: tried.to_owned(), reason: Reason::Invalid, message: error.to_string(), retry_after: None }
+}

@@ -1,0 +1,134 @@
+//! Requests and answers on one connection.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{Router, body::Body, response::IntoResponse as _};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use hyper::{
+    body::{Body as HttpBody, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower::ServiceExt as _;
+use tracing::{debug, error};
+
+use super::{
+    limits::Limits,
+    slots::{Phase, Slot},
+    stream::Timed,
+};
+use crate::{shutdown::Shutdown, telemetry::metrics::Metrics};
+
+/// What all connections of a server share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) router: Router,
+    pub(super) limits: Arc<Limits>,
+    pub(super) metrics: Metrics,
+}
+
+/// Serves until the client or shutdown ends it, or a timer runs out.
+pub(super) async fn converse<S>(stream: S, slot: Arc<Slot>, shared: Shared, mut shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let stream = Timed::new(stream, Arc::clone(&slot), &shared.limits);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // It counts the time before a head, too: what bounds an idle connection.
+        .header_read_timeout(shared.limits.idle)
+        .max_headers(shared.limits.headers)
+        .max_buf_size(shared.limits.buffer);
+    let service = service_fn(move |request| serve(request, Arc::clone(&slot), shared.clone()));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.requested() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+async fn serve(request: Request<Incoming>, slot: Arc<Slot>, shared: Shared) -> Result<Response<Body>, Infallible> {
+    slot.enter(if request.body().is_end_stream() { Phase::Working } else { Phase::Body });
+    let request = request.map(|inner| Body::new(Watched { inner, slot: Arc::clone(&slot) }));
+    let mut response = answer(shared.router, request, &shared.metrics).await;
+    if slot.is_unread() {
+        // The next request could only be told from what is left of this one by reading all of it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    } else {
+        slot.prove();
+    }
+    slot.enter(Phase::Idle);
+    Ok(response)
+}
+
+/// A panic of one handler is one failed request, without `Retry-After`: it would fail again.
+async fn answer(router: Router, request: Request<Body>, metrics: &Metrics) -> Response<Body> {
+    match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            metrics.panics.inc();
+            error!("a handler panicked");
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response()
+        }
+    }
+}
+
+/// A request's body that tells its connection when it has come in full, and when it is dropped before.
+struct Watched {
+    inner: Incoming,
+    slot: Arc<Slot>,
+}
+
+impl Watched {
+    fn has_ended(&self) -> bool {
+        self.slot.phase() == Phase::Working
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        // A body in chunks says so only after its last one.
+        if !self.has_ended() && (frame.is_none() || self.inner.is_end_stream()) {
+            self.slot.enter(Phase::Working);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.slot.leave_unread();
+        }
+    }
+}

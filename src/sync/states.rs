@@ -1,0 +1,107 @@
+//! The state of each object that is looked after: told once for each change, counted, and timed for the gate.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    observe::{Subject, Target},
+    plan::Rest,
+};
+use crate::{
+    config::{Config, NamespaceName, SecretName},
+    names::CONFIGMAP_TRUST,
+    telemetry::metrics::{CloneLabels, Metrics, StateLabels},
+};
+
+/// States by target.
+pub struct States {
+    config: Arc<Config>,
+    metrics: Metrics,
+    states: HashMap<Target, &'static str>,
+    /// Since when each clone is not what its source is.
+    out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
+}
+
+impl States {
+    pub fn new(config: Arc<Config>, metrics: Metrics) -> Self {
+        Self { config, metrics, states: HashMap::new(), out_of_step: BTreeMap::new() }
+    }
+
+    /// Since when each clone is not what its source is.
+    pub fn out_of_step(&self) -> &BTreeMap<(SecretName, NamespaceName), Instant> {
+        &self.out_of_step
+    }
+
+    /// Notes that a clone is not what its source is. Returns whether that is news.
+    pub fn falls_out_of_step(&mut self, target: &Target, now: Instant) -> bool {
+        let Some(key) = self.key(target) else { return false };
+        let before = self.out_of_step.len();
+        self.out_of_step.entry(key).or_insert(now);
+        self.out_of_step.len() != before
+    }
+
+    /// Notes that nothing is to be done, and why. Returns whether admission has to know.
+    pub fn rest(&mut self, target: &Target, rest: &Rest, detail: Option<&str>, now: Instant) -> bool {
+        self.set(target, rest.reason(), detail);
+        match rest {
+            Rest::Synced | Rest::NotWanted | Rest::NamespaceAbsent | Rest::NamespaceTerminating => {
+                self.key(target).is_some_and(|key| self.out_of_step.remove(&key).is_some())
+            }
+            _ => self.falls_out_of_step(target, now),
+        }
+    }
+
+    /// Notes a state; one log line for each change.
+    pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>) {
+        let former = if state == Rest::NotWanted.reason() {
+            self.states.remove(target)
+        } else {
+            self.states.insert(target.clone(), state)
+        };
+        if former == Some(state) {
+            return;
+        }
+        if let Some(former) = former {
+            self.count(target, former, -1);
+        }
+        if self.states.contains_key(target) {
+            self.count(target, state, 1);
+        }
+        let (object, namespace) = (self.name(target), target.namespace.as_str());
+        match (detail, target.subject) {
+            (Some(detail), Subject::Clone(_)) => tracing::warn!(object, namespace, state, detail, "clone state"),
+            (Some(detail), Subject::Trust) => tracing::warn!(object, namespace, state, detail, "trust bundle state"),
+            (None, Subject::Clone(_)) if former.is_some() => tracing::info!(object, namespace, state, "clone state"),
+            (None, Subject::Trust) if former.is_some() => {
+                tracing::info!(object, namespace, state, "trust bundle state");
+            }
+            (None, _) => tracing::debug!(object, namespace, state, "first state"),
+        }
+    }
+
+    /// Name of the object.
+    pub fn name(&self, target: &Target) -> &str {
+        match target.subject {
+            Subject::Clone(clone) => self.config.clones.get(clone).map(|spec| spec.secret.as_str()).unwrap_or_default(),
+            Subject::Trust => CONFIGMAP_TRUST,
+        }
+    }
+
+    fn count(&self, target: &Target, state: &'static str, change: i64) {
+        match target.subject {
+            Subject::Clone(_) => {
+                let labels = CloneLabels { secret: self.name(target).to_owned(), state };
+                self.metrics.clones.get_or_create(&labels).inc_by(change);
+            }
+            Subject::Trust => drop(self.metrics.trust_bundles.get_or_create(&StateLabels { state }).inc_by(change)),
+        };
+    }
+
+    fn key(&self, target: &Target) -> Option<(SecretName, NamespaceName)> {
+        let Subject::Clone(clone) = target.subject else { return None };
+        Some((self.config.clones.get(clone)?.secret.clone(), target.namespace.clone()))
+    }
+}

@@ -1,0 +1,161 @@
+//! The trust bundle: certificates in, the data of a `ConfigMap` out. PURE.
+//!
+//! Nothing but X.509 certificates can come out, for each is decoded and written anew. Nothing is kept between calls:
+//! the public roots are DER in the program itself, and the 200 KiB of PEM made of them go to whoever asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::ByteString;
+use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{
+    pem::{self, PemError},
+    subject_hash,
+};
+use crate::{
+    config::PublicRoots,
+    names::{KEY_BUNDLE, KEY_CA, KEY_TLS_CERT},
+};
+
+/// The most that the API server takes as the data of one `ConfigMap`, in bytes. It counts the values only; here the keys
+/// count, too.
+///
+/// Source: `ValidateConfigMap` and `MaxSecretSize` in Kubernetes' `pkg/apis/core/validation`.
+const LIMIT: usize = 1024 * 1024;
+
+/// The data of a trust bundle: public certificates, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    data: BTreeMap<String, String>,
+}
+
+/// Why there can be no trust bundle. Names a key of the Secret, never what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// There is no Secret, or no certificate in any key that could hold a CA.
+    #[error("there is no CA certificate: put one into key ca.crt, as PEM")]
+    NoCa,
+    /// A key that should hold CAs holds something else.
+    #[error("key {key:?} is of no use: {problem}; mend it or remove it")]
+    Key {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: PemError,
+    },
+    /// A `ConfigMap` cannot hold that much.
+    #[error(
+        "{certificates} CA certificates make a trust bundle of {size} bytes, and a ConfigMap holds {LIMIT}: remove some"
+    )]
+    TooLarge {
+        /// How many CAs there are in the Secret.
+        certificates: usize,
+        /// What keys and values add up to, in bytes.
+        size: usize,
+    },
+}
+
+/// Makes the trust bundle of the data of `certsSecretName`. The same certificates give the same data, whatever keys
+/// they are in, in whatever order, however often.
+///
+/// # Errors
+/// When there is no CA, a key cannot be read, or the result would be too large.
+pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) -> Result<TrustBundle, BundleError> {
+    // By subject first: an old CA and its successor stay side by side.
+    let mut private: BTreeSet<(Vec<u8>, Vec<u8>)> = BTreeSet::new();
+    for (key, value) in ca_keys(secret) {
+        let found = pem::certificates(value).map_err(|problem| BundleError::Key { key: key.to_owned(), problem })?;
+        private.extend(found.into_iter().map(|der| (subject(&der), der)));
+    }
+    if private.is_empty() {
+        return Err(BundleError::NoCa);
+    }
+    let private: Vec<&[u8]> = private.iter().map(|(_, der)| der.as_slice()).collect();
+
+    let ca = written(private.iter().copied());
+    let mut data = BTreeMap::new();
+    if roots == PublicRoots::Builtin {
+        let known: BTreeSet<&[u8]> = private.iter().copied().collect();
+        let public = TLS_SERVER_ROOT_CERTS.iter().map(AsRef::as_ref).filter(|der| !known.contains(der));
+        data.insert(KEY_BUNDLE.to_owned(), ca.clone() + &written(public));
+    }
+    data.insert(KEY_CA.to_owned(), ca);
+
+    let hashed = hashed(&private);
+    // With public roots, the hashed names are for those who set SSL_CERT_DIR themselves: not worth having no bundle.
+    if roots == PublicRoots::None || size(&data) + size(&hashed) <= LIMIT {
+        data.extend(hashed);
+    }
+    match size(&data) {
+        size if size > LIMIT => Err(BundleError::TooLarge { certificates: private.len(), size }),
+        _ => Ok(TrustBundle { data }),
+    }
+}
+
+impl TrustBundle {
+    /// The data of the `ConfigMap`: [`KEY_CA`], with public roots [`KEY_BUNDLE`], and one key for each private CA under
+    /// the name that OpenSSL looks for in `SSL_CERT_DIR`.
+    pub fn data(&self) -> &BTreeMap<String, String> {
+        &self.data
+    }
+}
+
+impl BundleError {
+    /// The reason as metric label, event reason and log field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCa => "no-ca",
+            Self::Key { problem: PemError::NotPem, .. } => "not-pem",
+            Self::Key { problem: PemError::Certificate { .. }, .. } => "bad-certificate",
+            Self::TooLarge { .. } => "too-large",
+        }
+    }
+}
+
+/// The keys of a Secret that may hold CAs, in their order, with what they hold.
+pub(super) fn ca_keys(secret: Option<&BTreeMap<String, ByteString>>) -> impl Iterator<Item = (&str, &[u8])> {
+    let all = secret.into_iter().flatten();
+    all.filter(|(key, _)| may_hold_ca(key)).map(|(key, value)| (key.as_str(), value.0.as_slice()))
+}
+
+/// By name: `tls.crt` and `<host>.auth.crt` are the runner's own certificate, and `*.key` its key.
+fn may_hold_ca(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key != KEY_TLS_CERT && !key.ends_with(".auth.crt") && [".crt", ".pem", ".cer"].iter().any(|end| key.ends_with(end))
+}
+
+fn subject(der: &[u8]) -> Vec<u8> {
+    let certificate = X509Certificate::from_der(der);
+    certificate.map(|(_, certificate)| certificate.subject().as_raw().to_vec()).unwrap_or_default()
+}
+
+fn written<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut text = String::new();
+    for der in certificates {
+        pem::append(&mut text, der);
+    }
+    text
+}
+
+/// Each certificate under `<hash>.<n>`: where subjects share a hash, OpenSSL counts up until there is no such file.
+fn hashed(certificates: &[&[u8]]) -> BTreeMap<String, String> {
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for der in certificates {
+        if let Some(hash) = subject_hash::of_certificate(der) {
+            let number = next.entry(hash.clone()).or_default();
+            files.insert(format!("{hash}.{number}"), written([*der].into_iter()));
+            *number += 1;
+        }
+    }
+    files
+}
+
+fn size(data: &BTreeMap<String, String>) -> usize {
+    data.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -1,0 +1,249 @@
+use std::{io::Write as _, process::Command};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+
+use super::*;
+use crate::{
+    names::KEY_TLS_KEY,
+    trust::{Ca, Certs},
+};
+
+fn ca(name: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+fn key() -> String {
+    KeyPair::generate().unwrap().serialize_pem()
+}
+
+fn secret<'a>(data: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, ByteString> {
+    data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
+}
+
+fn built<'a>(data: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<TrustBundle, BundleError> {
+    build(Some(&secret(data)), PublicRoots::None)
+}
+
+fn count(pem: &str) -> usize {
+    pem::certificates(pem.as_bytes()).unwrap().len()
+}
+
+#[test]
+fn each_key_that_may_hold_a_ca_is_read_and_no_other() {
+    let of = |name: &str, key: &str| (key.to_owned(), ca(name));
+    let read = [of("a", "ca.crt"), of("b", "gitlab.example.com.crt"), of("c", "x.pem"), of("d", "Y.CER")];
+    let others = [
+        of("e", "tls.crt"),
+        of("f", "gitlab.example.com.auth.crt"),
+        of("g", "tls.key"),
+        of("h", "notes"),
+        of("i", ".key"),
+    ];
+    let all = read.iter().chain(&others).map(|(key, pem)| (key.as_str(), pem.as_str()));
+    let bundle = built(all).unwrap();
+    assert_eq!(bundle, built(read.iter().map(|(key, pem)| (key.as_str(), pem.as_str()))).unwrap());
+    assert_eq!(count(&bundle.data()[KEY_CA]), 4);
+    assert_eq!(bundle.data().len(), 5);
+    assert!(built(others.iter().map(|(key, pem)| (key.as_str(), pem.as_str()))) == Err(BundleError::NoCa));
+}
+
+#[test]
+fn the_same_certificates_give_the_same_data() {
+    let (a, b) = (ca("a"), ca("b"));
+    let crlf = format!("\u{feff}{}", a.replace('\n', "\r\n"));
+    let both = a.clone() + &key() + &b;
+    let expected = built([("ca.crt", both.as_str())]).unwrap();
+    for data in [
+        vec![("a.crt", a.as_str()), ("b.crt", b.as_str())],
+        vec![("a.crt", b.as_str()), ("b.crt", a.as_str())],
+        vec![("a.crt", both.as_str()), ("ca.crt", crlf.as_str()), ("z.pem", "")],
+    ] {
+        assert_eq!(built(data).unwrap(), expected);
+    }
+    let data = expected.data();
+    assert!(data.values().all(|pem| !pem.contains("PRIVATE") && pem.lines().all(|line| line.len() <= 64)));
+    assert!(!data.contains_key(KEY_BUNDLE));
+    let hashed: String = data.iter().filter(|(key, _)| *key != KEY_CA).map(|(_, pem)| pem.as_str()).collect();
+    assert_eq!(count(&hashed), 2);
+}
+
+#[test]
+fn public_roots_come_after_the_private_cas_and_none_twice() {
+    let mut public = String::new();
+    pem::append(&mut public, &TLS_SERVER_ROOT_CERTS[7]);
+    let company = ca("company");
+    let data = secret([("ca.crt", company.as_str()), ("public.crt", public.as_str())]);
+    let bundle = build(Some(&data), PublicRoots::Builtin).unwrap();
+    let all = &bundle.data()[KEY_BUNDLE];
+    assert!(all.starts_with(bundle.data()[KEY_CA].as_str()));
+    assert_eq!(count(&bundle.data()[KEY_CA]), 2);
+    assert_eq!(count(all), TLS_SERVER_ROOT_CERTS.len() + 1);
+    assert!(TLS_SERVER_ROOT_CERTS.len() > 100 && all.len() < LIMIT / 4, "{} bytes", all.len());
+    assert_eq!(bundle.data().len(), 4);
+}
+
+#[test]
+fn cas_with_the_same_subject_are_numbered() {
+    let (a, b, other) = (ca("Company  CA"), ca("company ca"), ca("other"));
+    let bundle = built([("a.crt", a.as_str()), ("b.crt", b.as_str()), ("c.crt", other.as_str())]).unwrap();
+    let names: Vec<&str> = bundle.data().keys().map(String::as_str).filter(|key| *key != KEY_CA).collect();
+    let numbers: Vec<&str> = names.iter().map(|name| name.rsplit('.').next().unwrap()).collect();
+    assert_eq!(numbers.iter().filter(|number| **number == "1").count(), 1, "{names:?}");
+    assert!(names.iter().all(|name| name.len() == 10));
+}
+
+#[test]
+fn an_error_names_the_key_and_what_to_do() {
+    let (good, key) = (ca("a"), key());
+    let cut = &good[..good.len() / 2];
+    let one_line = good.replace('\n', "");
+    let not_x509 = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n";
+    let wrong_end = good.replace("-----END CERTIFICATE", "-----END X509 CRL");
+    let two = good.clone() + cut;
+    let bad = |number| PemError::Certificate { number };
+    for (value, expected) in [
+        ("hunter2", PemError::NotPem),
+        ("0\u{3}\u{2}hunter2", PemError::NotPem),
+        (cut, bad(1)),
+        (one_line.as_str(), bad(1)),
+        (not_x509, bad(1)),
+        (wrong_end.as_str(), bad(1)),
+        (two.as_str(), bad(2)),
+        ("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----", bad(1)),
+        ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----", bad(1)),
+    ] {
+        let error = built([("ca.crt", good.as_str()), ("company.pem", value)]).unwrap_err();
+        assert_eq!(error, BundleError::Key { key: "company.pem".into(), problem: expected }, "{value}");
+        let text = error.to_string();
+        assert!(text.contains("\"company.pem\"") && !text.contains("hunter2"), "{text}");
+    }
+    for data in [vec![], vec![("ca.crt", "")], vec![("ca.crt", " \n")], vec![("ca.crt", key.as_str())]] {
+        assert_eq!(built(data), Err(BundleError::NoCa));
+    }
+    assert_eq!(build(None, PublicRoots::Builtin), Err(BundleError::NoCa));
+}
+
+#[test]
+fn what_a_configmap_cannot_hold_is_an_error_with_the_numbers() {
+    let pem = ca(&"long name ".repeat(2000));
+    let many = |count: usize| {
+        (0..count)
+            .map(|index| (format!("{index}.crt"), ca(&format!("{index} {}", "long name ".repeat(2000)))))
+            .collect::<Vec<_>>()
+    };
+    let keys = many(7);
+    let data = secret(keys.iter().map(|(key, pem)| (key.as_str(), pem.as_str())));
+    // 7 CAs of some 54 kB: three times that and the public roots would not fit.
+    assert!((50_000..60_000).contains(&pem.len()), "{}", pem.len());
+    let with_roots = build(Some(&data), PublicRoots::Builtin).unwrap();
+    assert_eq!(with_roots.data().keys().collect::<Vec<_>>(), [KEY_BUNDLE, KEY_CA]);
+    assert_eq!(build(Some(&data), PublicRoots::None).unwrap().data().len(), 8);
+
+    let keys = many(12);
+    let data = secret(keys.iter().map(|(key, pem)| (key.as_str(), pem.as_str())));
+    for roots in [PublicRoots::Builtin, PublicRoots::None] {
+        let error = build(Some(&data), roots).unwrap_err();
+        let BundleError::TooLarge { certificates: 12, size } = error else { panic!("{error}") };
+        assert!(size > LIMIT && error.to_string().contains("1048576") && error.to_string().contains(&size.to_string()));
+        assert_eq!(error.reason(), "too-large");
+    }
+}
+
+#[test]
+fn openssl_finds_a_ca_in_a_directory_of_hashed_names() {
+    let (a, b) = (ca("Straße  Ä"), ca("b"));
+    let bundle = built([("a.crt", a.as_str()), ("b.crt", b.as_str())]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for (name, pem) in bundle.data().iter().filter(|(name, _)| *name != KEY_CA) {
+        let file = std::fs::File::create(directory.path().join(name));
+        file.and_then(|mut file| file.write_all(pem.as_bytes())).unwrap();
+    }
+    let mut leaf = tempfile::NamedTempFile::new().unwrap();
+    leaf.write_all(a.as_bytes()).unwrap();
+    let mut verify = Command::new("openssl");
+    verify.args(["verify", "-no-CAfile", "-no-CAstore", "-CApath"]).arg(directory.path()).arg(leaf.path());
+    if let Ok(output) = verify.output() {
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn what_the_manager_needs_to_know() {
+    let (a, key) = (ca("a"), key());
+    let combined = a.clone() + &key;
+    let all = [
+        ("ca.crt", a.as_str()),
+        ("tls.crt", a.as_str()),
+        (KEY_TLS_KEY, key.as_str()),
+        ("gitlab.example.com.crt", combined.as_str()),
+        ("gitlab.example.com.key", key.as_str()),
+        ("key.pem", key.as_str()),
+        ("y.crt", "hunter2"),
+        ("z.crt", "hunter2"),
+    ];
+    let certs = Certs::inspect(Some(&secret(all)));
+    assert_eq!((certs.ca, certs.client_pair, certs.unreadable.as_deref()), (Ca::Valid, true, Some("y.crt")));
+    assert_eq!(certs.other_cas, BTreeSet::from(["gitlab.example.com.crt".to_owned()]));
+    assert_eq!(Certs::inspect(None), Certs::default());
+    for (value, expected) in [("", Ca::Missing), ("hunter2", Ca::Invalid), (key.as_str(), Ca::Invalid), (&a, Ca::Valid)]
+    {
+        let certs = Certs::inspect(Some(&secret([("ca.crt", value)])));
+        assert_eq!((certs.ca, certs.has_ca()), (expected, expected == Ca::Valid), "{value}");
+    }
+}
+
+fn pieces() -> impl Strategy<Value = String> {
+    let pem = ca("piece");
+    let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    prop_oneof![
+        4 => Just(pem),
+        4 => Just(key()),
+        1 => Just(base64),
+        2 => select(vec![
+            "-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n",
+            "-----END PRIVATE KEY-----\n", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n", "\n", "\r", "-----",
+        ]).prop_map(str::to_owned),
+        1 => "\\PC{0,20}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn nothing_but_certificates_comes_out(
+        files in vec(("[a-z]{1,8}\\.(crt|pem|cer|key)", vec(pieces(), 0..6), 0_usize..400), 0..4),
+    ) {
+        let data: BTreeMap<String, ByteString> = files
+            .into_iter()
+            .map(|(key, pieces, cut)| {
+                let mut value = pieces.concat().into_bytes();
+                // Now and then, what an editor or a copy would do.
+                value.truncate(if cut > 300 { value.len() - value.len().min(cut) } else { value.len() });
+                (key, ByteString(value))
+            })
+            .collect();
+        if let Ok(bundle) = build(Some(&data), PublicRoots::None) {
+            for (key, value) in bundle.data() {
+                let certificates = pem::certificates(value.as_bytes()).unwrap();
+                prop_assert!(!certificates.is_empty(), "{}", key);
+                let mut again = String::new();
+                for der in &certificates {
+                    pem::append(&mut again, der);
+                }
+                // Nothing else is in it, not even between the blocks.
+                prop_assert_eq!(&again, value);
+            }
+        }
+        _ = Certs::inspect(Some(&data));
+    }
+
+    #[test]
+    fn any_bytes_will_do(value: Vec<u8>) {
+        _ = build(Some(&BTreeMap::from([("ca.crt".to_owned(), ByteString(value))])), PublicRoots::None);
+    }
+}

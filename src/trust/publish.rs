@@ -1,0 +1,74 @@
+//! The one writer of trust bundles.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use serde_json::json;
+
+use super::{
+    bundle::{self, TrustBundle},
+    state::{BundleState, source},
+};
+use crate::{
+    cluster::{Problem, Requests, Version},
+    config::{Config, NamespaceName},
+    names::{ANNOTATION_SOURCE, APP, CONFIGMAP_TRUST, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
+};
+
+/// Writes trust bundles.
+#[derive(Clone)]
+pub struct Publisher {
+    requests: Requests,
+    config: Arc<Config>,
+}
+
+impl Publisher {
+    /// Publishes by these requests.
+    pub fn new(requests: Requests, config: Arc<Config>) -> Self {
+        Self { requests, config }
+    }
+
+    /// Makes the trust bundle what follows from `certsSecretName` as it is stored now.
+    /// `false`: nothing follows from it any more, and nothing was written.
+    pub async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<bool, Problem> {
+        let certs = &self.config.certs_secret_name;
+        let secret: Option<Secret> = self.requests.get(namespace, certs.as_str()).await?;
+        let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
+        // The watch is about to bring what this read found; the next look settles it.
+        let Ok(bundle) = bundle::build(data, self.config.public_roots) else { return Ok(false) };
+        match there {
+            None => self.create(namespace, &bundle).await?,
+            Some(there) if there.immutable => {
+                self.withdraw(namespace, there).await?;
+                self.create(namespace, &bundle).await?;
+            }
+            Some(there) => {
+                let mut metadata = there.metadata.clone();
+                metadata.labels.get_or_insert_default().insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
+                let annotations = metadata.annotations.get_or_insert_default();
+                annotations.insert(ANNOTATION_SOURCE.to_owned(), source(namespace, certs));
+                let map = ConfigMap { metadata, data: Some(bundle.data().clone()), ..ConfigMap::default() };
+                self.requests.replace(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, &map).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Deletes exactly the trust bundle that was observed.
+    pub async fn withdraw(&self, namespace: &NamespaceName, there: &BundleState) -> Result<(), Problem> {
+        let metadata = there.metadata.clone();
+        let version = Version { uid: metadata.uid, resource_version: metadata.resource_version };
+        self.requests.delete::<ConfigMap>(namespace, CONFIGMAP_TRUST, version).await
+    }
+
+    async fn create(&self, namespace: &NamespaceName, bundle: &TrustBundle) -> Result<(), Problem> {
+        let map = json!({
+            "metadata": {
+                "labels": {LABEL_MANAGED_BY: APP},
+                "annotations": {ANNOTATION_SOURCE: source(namespace, &self.config.certs_secret_name)},
+            },
+            "data": bundle.data(),
+        });
+        self.requests.create::<ConfigMap>(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, map).await
+    }
+}

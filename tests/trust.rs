@@ -1,0 +1,163 @@
+//! The trust bundle on a real API server: public data only, as long as there is something to trust.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
+use test_support::{
+    Cluster, ServingCertificate, Setup, Tool,
+    cluster::{RUNNER_NAMESPACE, SECRET},
+    control_plane::ControlPlane,
+    wait,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
+const CERTS: &str = "gitlab-runner-certs";
+const TRUST: &str = "gitlab-runner-webhook-trust";
+
+fn maps(cluster: &Cluster, namespace: &str) -> Api<ConfigMap> {
+    Api::namespaced(cluster.admin.clone(), namespace)
+}
+
+async fn bundle(cluster: &Cluster, namespace: &str) -> Option<ConfigMap> {
+    maps(cluster, namespace).get_opt(TRUST).await.unwrap()
+}
+
+/// Waits for a trust bundle whose `ca.crt` holds exactly these certificates.
+async fn trusts(cluster: &Cluster, namespace: &str, pems: &[&str]) -> ConfigMap {
+    let bodies = |pem: &str| pem.split_whitespace().collect::<String>();
+    wait::until("the trust bundle is as wanted", || async {
+        let map = bundle(cluster, namespace).await?;
+        let ca = map.data.as_ref()?.get("ca.crt")?.clone();
+        let right = ca.matches("BEGIN CERTIFICATE").count() == pems.len()
+            && pems.iter().all(|pem| bodies(&ca).contains(&bodies(pem)))
+            && map.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "gitlab-runner-webhook");
+        right.then_some(map)
+    })
+    .await
+}
+
+async fn gone(cluster: &Cluster, namespace: &str) {
+    wait::until("the trust bundle goes", || async { bundle(cluster, namespace).await.is_none().then_some(()) }).await;
+}
+
+async fn in_state(tool: &Tool, state: &str, count: f64) {
+    let gauge = format!("gitlab_runner_webhook_trust_bundles{{state=\"{state}\"}}");
+    wait::until(format!("{gauge} is {count}"), || async { (tool.metric(&gauge).await == Some(count)).then_some(()) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_follows_the_secret_and_heals() {
+    let cluster = Cluster::start().await;
+    cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
+    let other = ServingCertificate::issue(&cluster.plane.dir().join("other"));
+    let (ca, other) = (cluster.certificate.ca_pem.as_str(), other.ca_pem.as_str());
+    let key = std::fs::read_to_string(cluster.certificate.key_path()).unwrap();
+    let leaf = std::fs::read_to_string(cluster.certificate.cert_path()).unwrap();
+    let with_key = format!("{ca}{key}");
+    let tool = cluster.tool(BINARY).await.start().await;
+
+    // Several keys, one of them with a private key in it; a client certificate is nothing to trust.
+    cluster
+        .put_secret(
+            RUNNER_NAMESPACE,
+            CERTS,
+            &[("ca.crt", &with_key), ("gitlab.example.com.crt", other), ("tls.crt", &leaf), ("tls.key", &key)],
+        )
+        .await;
+    let map = trusts(&cluster, RUNNER_NAMESPACE, &[ca, other]).await;
+    let data = map.data.clone().unwrap();
+    let all: String = data.values().cloned().collect();
+    assert!(!all.contains("PRIVATE KEY") && !all.contains(key.lines().nth(1).unwrap()), "no key in public data");
+    assert!(data["bundle.crt"].matches("BEGIN CERTIFICATE").count() > 100, "public roots, too");
+    let hashes = data.keys().filter(|key| key.len() == 10 && key.ends_with(".0")).count();
+    assert!(hashes >= 1, "{:?}", data.keys());
+
+    // Edited, stripped of its marks, frozen, deleted: restored.
+    let restore = async |patch: serde_json::Value| {
+        let edited =
+            maps(&cluster, RUNNER_NAMESPACE).patch(TRUST, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        wait::until("the trust bundle is restored", || async {
+            let there = bundle(&cluster, RUNNER_NAMESPACE).await?;
+            (there.data.as_ref() == Some(&data) && there.resource_version() != edited.resource_version()).then_some(())
+        })
+        .await;
+        trusts(&cluster, RUNNER_NAMESPACE, &[ca, other]).await;
+    };
+    restore(json!({"data": {"ca.crt": "nothing", "extra": "x"}})).await;
+    restore(json!({"metadata": {"labels": null, "annotations": null}})).await;
+    restore(json!({"binaryData": {"blob": "AAAA"}})).await;
+    maps(&cluster, RUNNER_NAMESPACE).delete(TRUST, &DeleteParams::default()).await.unwrap();
+    trusts(&cluster, RUNNER_NAMESPACE, &[ca, other]).await;
+    let frozen = Patch::Merge(json!({"immutable": true}));
+    maps(&cluster, RUNNER_NAMESPACE).patch(TRUST, &PatchParams::default(), &frozen).await.unwrap();
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", other)]).await;
+    trusts(&cluster, RUNNER_NAMESPACE, &[other]).await;
+
+    // The same certificates again, and a restart: nothing is written.
+    let before = cluster.writes().await.len();
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("again.pem", other), ("ca.crt", other)]).await;
+    assert!(tool.stop().await.success());
+    let tool = cluster.tool(BINARY).await.start().await;
+    in_state(&tool, "synced", 1.0).await;
+    let mut since = cluster.writes().await.split_off(before);
+    // The echo of a replacement comes in two events; a look between them is refused by the API server.
+    since.retain(|write| write.code < 300);
+    assert!(since.is_empty(), "{since:#?}");
+
+    // Half a mistake does not take trust away; it is told with the key's name, and never with its content.
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", "canary-of-a-file")]).await;
+    in_state(&tool, "certs-unusable", 1.0).await;
+    let line = tool.logged("why", |line| line["state"] == "certs-unusable").await;
+    assert!(line["detail"].as_str().unwrap().contains("ca.crt"), "{line}");
+    assert!(!tool.log_text().contains("canary-of-a-file"));
+    trusts(&cluster, RUNNER_NAMESPACE, &[other]).await;
+
+    // Nothing to trust: gone. Again something: back. Secret gone: gone.
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("tls.key", "x")]).await;
+    gone(&cluster, RUNNER_NAMESPACE).await;
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", ca)]).await;
+    trusts(&cluster, RUNNER_NAMESPACE, &[ca]).await;
+    cluster.delete_secret(RUNNER_NAMESPACE, CERTS).await;
+    gone(&cluster, RUNNER_NAMESPACE).await;
+    in_state(&tool, "source-missing", 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_only_where_runners_are_and_certs_can_be_cloned_too() {
+    let setup = Setup { secrets: &[SECRET, CERTS], namespaces: Some(&[]) };
+    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
+    let ca = cluster.certificate.ca_pem.as_str();
+    for (namespace, label) in [("one", "yes"), ("two", "yes"), ("elsewhere", "no")] {
+        cluster.create_namespace(namespace, &[("runner", label)]).await;
+    }
+    cluster.create_namespace("infra", &[]).await;
+    cluster.put_secret("infra", CERTS, &[("ca.crt", ca)]).await;
+    cluster.put_secret("elsewhere", CERTS, &[("ca.crt", ca)]).await;
+    let config = "runnerNamespaces: {names: [], selectors: [{matchLabels: {runner: 'yes'}}]}\n\
+                  certs: {from: infra, publicRoots: none}\n";
+    let _tool = cluster.tool(BINARY).await.config(config).start().await;
+    for namespace in ["one", "two"] {
+        cluster.clone_with(namespace, CERTS, &[("ca.crt", ca)]).await;
+        let map = trusts(&cluster, namespace, &[ca]).await;
+        assert!(!map.data.unwrap().contains_key("bundle.crt"), "no public roots are wanted");
+    }
+    assert!(bundle(&cluster, "elsewhere").await.is_none() && bundle(&cluster, "infra").await.is_none());
+
+    let relabel = Patch::Merge(json!({"metadata": {"labels": {"runner": "no"}}}));
+    cluster.namespaces().patch("one", &PatchParams::default(), &relabel).await.unwrap();
+    gone(&cluster, "one").await;
+    wait::until("the clone goes", || async { cluster.secret("one", CERTS).await.is_none().then_some(()) }).await;
+    assert!(bundle(&cluster, "two").await.is_some());
+}
