@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::time::{sleep, timeout};
 
@@ -82,8 +83,8 @@ impl Gate {
         Self { config, snapshot, requests: requests.within(READ_DEADLINE), flights: Arc::default() }
     }
 
-    /// Decides on a pod.
-    pub(crate) async fn review(&self, request: &Request) -> Decision {
+    /// Decides on a pod, before `deadline` is over.
+    pub(crate) async fn review(&self, request: &Request, deadline: Duration) -> Decision {
         let kind = Kind::of(&request.object, &self.config);
         let Ok(namespace) = request.namespace.parse::<NamespaceName>() else { return allow("other-request") };
         if self.config.gate.give_up_after.is_zero() {
@@ -99,13 +100,14 @@ impl Gate {
         if clones.is_empty() {
             return allow("no-reference");
         }
+        let states = join_all(clones.iter().map(|spec| async {
+            if request.dry_run {
+                return remembered(&self.snapshot.load(), spec, &namespace);
+            }
+            timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(State::Unknown)
+        }));
         let mut decision = allow("current");
-        for spec in clones {
-            let state = if request.dry_run {
-                remembered(&self.snapshot.load(), spec, &namespace)
-            } else {
-                self.wait_for(spec, &namespace).await
-            };
+        for (spec, state) in clones.iter().zip(states.await) {
             if state == State::Current {
                 continue;
             }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     admission::pod::Place,
-    names::{KEY_CA, KEY_TLS_CERT, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
+    names::{KEY_TLS_CERT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
     trust::Trust,
 };
 
@@ -102,7 +102,9 @@ fn a_manager_gets_the_volume_the_mount_and_the_variables() {
     assert_eq!(
         pod["spec"]["volumes"][1],
         json!({"name": VOLUME_CERTS, "secret": {"secretName": SECRET, "optional": true, "items": [
-            {"key": "ca.crt", "path": "ca.crt"}, {"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"},
+            {"key": "ca.crt", "path": "ca.crt"},
+            {"key": "tls.crt", "path": "tls.crt"},
+            {"key": "tls.key", "path": "tls.key"},
         ]}})
     );
     let runner = &pod["spec"]["containers"][1];

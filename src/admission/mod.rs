@@ -13,7 +13,12 @@ mod pod;
 mod references;
 mod review;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tracing::{Span, debug, field::Empty, info, info_span};
@@ -32,6 +37,11 @@ use crate::{
     snapshot::SharedSnapshot,
     telemetry::metrics::{AdmissionLabels, Metrics, WebhookLabels},
 };
+
+/// Longest time that an answer takes. Less than the 5 s that the shipped webhooks give us.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// What is left of a caller's deadline for the way back.
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// Answers admission reviews from memory.
 #[derive(Clone)]
@@ -76,6 +86,20 @@ impl Admission {
     /// # Errors
     /// The error that reading the body gave, or that the body is not a v1 `AdmissionReview`.
     pub async fn answer(&self, webhook: Webhook, body: Result<Bytes, ReviewError>) -> Result<Vec<u8>, ReviewError> {
+        self.answer_within(DEADLINE, webhook, body).await
+    }
+
+    /// The same, before the caller's own `deadline` is over, if that is sooner.
+    ///
+    /// # Errors
+    /// As [`Admission::answer`].
+    pub async fn answer_within(
+        &self,
+        deadline: Duration,
+        webhook: Webhook,
+        body: Result<Bytes, ReviewError>,
+    ) -> Result<Vec<u8>, ReviewError> {
+        let deadline = deadline.saturating_sub(MARGIN).min(DEADLINE);
         let started = Instant::now();
         let span = info_span!(
             "admission",
@@ -94,7 +118,7 @@ impl Admission {
             Ok(request) => {
                 span.record("uid", &request.uid).record("namespace", &request.namespace);
                 span.record("name", request.display_name());
-                let decision = self.decide(webhook, &request).await;
+                let decision = self.decide(webhook, &request, deadline).await;
                 outcome = (decision.word(), decision.reason);
                 decision.write(&request.uid)
             }
@@ -112,13 +136,13 @@ impl Admission {
         answer
     }
 
-    async fn decide(&self, webhook: Webhook, request: &Request) -> Decision {
+    async fn decide(&self, webhook: Webhook, request: &Request, deadline: Duration) -> Decision {
         match webhook {
             Webhook::MutatePods if request.creates("Pod") => self.pod(request),
             Webhook::MutateNamespaces if request.creates("Namespace") => {
                 namespace::review(&request.object, &self.config, &self.snapshot.load())
             }
-            Webhook::ValidatePods if request.creates("Pod") => self.gate.review(request).await,
+            Webhook::ValidatePods if request.creates("Pod") => self.gate.review(request, deadline).await,
             // The webhook configuration asks for more than it should.
             Webhook::MutatePods | Webhook::MutateNamespaces | Webhook::ValidatePods => {
                 Decision { reason: "other-request", ..Decision::default() }

@@ -84,8 +84,8 @@ impl Slot {
         let elapsed = self.origin.elapsed().as_millis();
         self.since.store(u64::try_from(elapsed).unwrap_or(u64::MAX), Relaxed);
         self.phase.store(phase as u8, Relaxed);
-        if phase == Phase::Working && !self.is_proven() {
-            // One less who is waited for.
+        // One stranger less who is waited for, or one more who can make room.
+        if phase == Phase::Idle || phase == Phase::Working && !self.is_proven() {
             self.slots.changed.notify_one();
         }
     }

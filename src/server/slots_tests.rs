@@ -95,3 +95,18 @@ async fn when_all_slots_are_taken_who_stalls_goes_before_who_is_idle_and_nobody_
     drop(working);
     assert!(takes_at_once(&slots).await.is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_work_is_done_can_make_room_for_one_who_waits() {
+    let slots = slots(1, 1);
+    let working = proven(&slots, Phase::Working).await;
+    let waiting = tokio::spawn({
+        let slots = Arc::clone(&slots);
+        async move { slots.take().await }
+    });
+    advance(GRACE * 10).await;
+    assert!(!waiting.is_finished());
+    working.0.enter(Phase::Idle);
+    let _next = timeout(GRACE * 2, waiting).await.unwrap().unwrap();
+    assert!(is_closed(&working).await);
+}

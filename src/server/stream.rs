@@ -58,7 +58,7 @@ impl<S: AsyncWrite + Unpin> Timed<S> {
     ) -> Poll<io::Result<T>> {
         match write(Pin::new(&mut self.inner), cx) {
             Poll::Pending => self.writing.expires(cx, self.answer).map(|()| Err(late("took the answer too slowly"))),
-            ready => ready,
+            done @ Poll::Ready(_) => done,
         }
     }
 }
@@ -107,14 +107,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.write(cx, |inner, cx| inner.poll_flush(cx)))?;
+        ready!(self.write(cx, AsyncWrite::poll_flush))?;
         self.writing.stop();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Closing::Saying = self.closing {
-            ready!(self.write(cx, |inner, cx| inner.poll_shutdown(cx)))?;
+            ready!(self.write(cx, AsyncWrite::poll_shutdown))?;
             if !self.slot.is_unread() {
                 return Poll::Ready(Ok(()));
             }

@@ -10,6 +10,8 @@ use crate::backoff;
 
 /// First and longest delay after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Longest wait for a write of ours to come back through the watch.
+const ECHO: Duration = Duration::from_millis(100);
 /// Failures after which an event during the write does not cut the pause short any more.
 const EAGER_RETRIES: u32 = 3;
 /// Writes of the same content in a row, each within [`FIGHT_WINDOW`] of the one before, that are not delayed.
@@ -148,7 +150,13 @@ impl Queue {
     pub fn succeed(&mut self, target: &Target, now: Instant) -> Option<Instant> {
         let entry = self.entries.remove(target)?;
         if entry.place == (Place::Writing { again: true }) {
-            self.mark(target.clone(), Order::First, now);
+            // Our own write comes back through the watch any moment, and is an event as good as any. A look before
+            // that would see the state from before the write, and write again.
+            self.marks += 1;
+            let due = now + ECHO;
+            let place = Place::Delayed(due);
+            self.entries.insert(target.clone(), Entry { since: now, mark: self.marks, attempts: 0, place });
+            self.delayed.insert((due, target.clone()));
         }
         Some(entry.since)
     }
@@ -241,7 +249,8 @@ mod tests {
         queue.mark(a.clone(), Order::First, now);
         assert!(queue.take(now).is_none(), "never two writes of one clone at once");
         assert_eq!(queue.succeed(&a, now), Some(now));
-        let (_, second) = queue.take(now).unwrap();
+        assert!(queue.take(now).is_none(), "the write has not come back yet");
+        let (_, second) = queue.take(now + ECHO).unwrap();
         assert!(second > first);
         queue.rest(&a);
         assert!(queue.take(now).is_none());

@@ -20,14 +20,14 @@ use crate::{
 pub struct States {
     config: Arc<Config>,
     metrics: Metrics,
-    states: HashMap<Target, &'static str>,
+    by_target: HashMap<Target, &'static str>,
     /// Since when each clone is not what its source is.
     out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
 }
 
 impl States {
     pub fn new(config: Arc<Config>, metrics: Metrics) -> Self {
-        Self { config, metrics, states: HashMap::new(), out_of_step: BTreeMap::new() }
+        Self { config, metrics, by_target: HashMap::new(), out_of_step: BTreeMap::new() }
     }
 
     /// Since when each clone is not what its source is.
@@ -57,9 +57,9 @@ impl States {
     /// Notes a state; one log line for each change.
     pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>) {
         let former = if state == Rest::NotWanted.reason() {
-            self.states.remove(target)
+            self.by_target.remove(target)
         } else {
-            self.states.insert(target.clone(), state)
+            self.by_target.insert(target.clone(), state)
         };
         if former == Some(state) {
             return;
@@ -67,7 +67,7 @@ impl States {
         if let Some(former) = former {
             self.count(target, former, -1);
         }
-        if self.states.contains_key(target) {
+        if self.by_target.contains_key(target) {
             self.count(target, state, 1);
         }
         let (object, namespace) = (self.name(target), target.namespace.as_str());
@@ -96,8 +96,10 @@ impl States {
                 let labels = CloneLabels { secret: self.name(target).to_owned(), state };
                 self.metrics.clones.get_or_create(&labels).inc_by(change);
             }
-            Subject::Trust => drop(self.metrics.trust_bundles.get_or_create(&StateLabels { state }).inc_by(change)),
-        };
+            Subject::Trust => {
+                self.metrics.trust_bundles.get_or_create(&StateLabels { state }).inc_by(change);
+            }
+        }
     }
 
     fn key(&self, target: &Target) -> Option<(SecretName, NamespaceName)> {

@@ -18,8 +18,8 @@ use crate::{
     names::{KEY_BUNDLE, KEY_CA, KEY_TLS_CERT},
 };
 
-/// The most that the API server takes as the data of one `ConfigMap`, in bytes. It counts the values only; here the keys
-/// count, too.
+/// The most that the API server takes as the data of one `ConfigMap`, in bytes. It counts the values only; here the
+/// keys count, too.
 ///
 /// Source: `ValidateConfigMap` and `MaxSecretSize` in Kubernetes' `pkg/apis/core/validation`.
 const LIMIT: usize = 1024 * 1024;

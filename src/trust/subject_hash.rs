@@ -48,19 +48,12 @@ fn canonical_attribute(attribute: &Element) -> Option<Vec<u8>> {
     if attribute.tag != SEQUENCE || end.is_some() {
         return None;
     }
-    let mut pair = kind.encoding.to_vec();
-    match text(&value)? {
-        Some(text) => write(&mut pair, UTF8_STRING, &canonical_text(&text)),
-        None => pair.extend(value.encoding),
-    }
     let mut whole = Vec::new();
-    write(&mut whole, SEQUENCE, &pair);
+    write(&mut whole, SEQUENCE, &[kind.encoding, &canonical_value(&value)?].concat());
     Some(whole)
 }
 
-/// The value as text; `Some(None)` if it is of another type, to be taken as it is; `None` if it is malformed.
-#[expect(clippy::option_option, reason = "malformed, no text, text: an enum for one caller would say no more")]
-fn text(value: &Element) -> Option<Option<String>> {
+fn canonical_value(value: &Element) -> Option<Vec<u8>> {
     let text = match value.tag {
         UTF8_STRING => str::from_utf8(value.content).ok()?.to_owned(),
         // OpenSSL takes each of these for Latin-1.
@@ -69,9 +62,12 @@ fn text(value: &Element) -> Option<Option<String>> {
         }
         BMP_STRING => code_points::<2>(value.content)?,
         UNIVERSAL_STRING => code_points::<4>(value.content)?,
-        _ => return Some(None),
+        // Numbers and what is no text at all stay as they are.
+        _ => return Some(value.encoding.to_vec()),
     };
-    Some(Some(text))
+    let mut canonical = Vec::new();
+    write(&mut canonical, UTF8_STRING, &canonical_text(&text));
+    Some(canonical)
 }
 
 fn code_points<const WIDTH: usize>(content: &[u8]) -> Option<String> {

@@ -1,8 +1,8 @@
 //! What job pods get: the trust bundle, and variables that lead programs to it. PURE.
 //!
-//! The trust bundle is a `ConfigMap` of public certificates, so that a job pod refers to no Secret of ours. Programs either
-//! *add* the file of a variable to what they trust, or have it *replace* that; the latter only ever get the file with the
-//! public roots in it. Init containers have images and duties of their own, and are left alone.
+//! The trust bundle is a `ConfigMap` of public certificates, so that a job pod refers to no Secret of ours. Programs
+//! either *add* the file of a variable to what they trust, or have it *replace* that; the latter only ever get the file
+//! with the public roots in it. Init containers have images and duties of their own, and are left alone.
 
 use serde_json::{Value, json};
 

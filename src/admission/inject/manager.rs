@@ -1,5 +1,5 @@
-//! What manager pods get: `certsSecretName` where the runner chart mounts it, and the variables that gitlab-runner reads.
-//! PURE.
+//! What manager pods get: `certsSecretName` where the runner chart mounts it, and the variables that gitlab-runner
+//! reads. PURE.
 //!
 //! gitlab-runner trusts the file of `CI_SERVER_TLS_CA_FILE`; without that, `<host of CI_SERVER_URL>.crt` among its
 //! certificates, if there is one (`network/client.go`). Hence:
