@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 use test_support::{
-    Cluster, Setup, Tool,
+    Cluster, Setup,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, has_data},
     control_plane::ControlPlane,
     wait,
@@ -24,26 +24,13 @@ use test_support::{
 const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
 const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
 
-async fn mission() -> Cluster {
-    let cluster = Cluster::start().await;
-    cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
-    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
-    cluster
-}
-
 fn one_clone(field: &str) -> String {
     format!("clones: [{{secret: {SECRET}, from: {SOURCE_NAMESPACE}, {field}}}]\n")
 }
 
-async fn in_state(tool: &Tool, state: &str, count: f64) {
-    let gauge = format!("gitlab_runner_webhook_clones{{secret=\"{SECRET}\",state=\"{state}\"}}");
-    wait::until(format!("{gauge} is {count}"), || async { (tool.metric(&gauge).await == Some(count)).then_some(()) })
-        .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_secret_is_adopted_or_refused_as_configured() {
-    let cluster = mission().await;
+    let cluster = Cluster::with_source(&TOKEN).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
 
     // Equal: adopted without a new object, whatever the configuration says.
@@ -59,14 +46,14 @@ async fn a_foreign_secret_is_adopted_or_refused_as_configured() {
     // Different, refused: reported with its key names, never touched; looked at again when it changes.
     let foreign = cluster.put_secret(RUNNER_NAMESPACE, SECRET, &[("their-key", "their-value")]).await;
     let tool = cluster.tool(BINARY).await.config(&one_clone("onForeignTarget: refuse")).start().await;
-    in_state(&tool, "conflict", 1.0).await;
+    tool.clones_in_state(SECRET, "conflict", 1.0).await;
     let line = tool.logged("the conflict", |line| line["state"] == "conflict").await;
     assert!(line["detail"].as_str().unwrap().contains("their-key"), "{line}");
     let there = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
     assert_eq!(there.resource_version(), foreign.resource_version());
     cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
-    in_state(&tool, "synced", 1.0).await;
+    tool.clones_in_state(SECRET, "synced", 1.0).await;
     assert!(tool.stop().await.success());
     cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
 
@@ -81,7 +68,7 @@ async fn a_foreign_secret_is_adopted_or_refused_as_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_living_kyverno_policy_is_not_fought() {
-    let cluster = mission().await;
+    let cluster = Cluster::with_source(&TOKEN).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster.put_secret(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
     let labels = json!({
@@ -91,7 +78,7 @@ async fn a_living_kyverno_policy_is_not_fought() {
     });
     let kyvernos = cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &json!({"metadata": {"labels": labels}})).await;
     let tool = cluster.tool(BINARY).await.start().await;
-    in_state(&tool, "synced", 1.0).await;
+    tool.clones_in_state(SECRET, "synced", 1.0).await;
     let there = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
     assert_eq!(there.resource_version(), kyvernos.resource_version(), "equal: not written");
 
@@ -123,11 +110,11 @@ async fn on_source_deleted_delete_takes_our_clones_and_nothing_else() {
     );
     let tool = cluster.tool(BINARY).await.config(&config).start().await;
     cluster.clone_with("ours", SECRET, &TOKEN).await;
-    in_state(&tool, "conflict", 1.0).await;
+    tool.clones_in_state(SECRET, "conflict", 1.0).await;
 
     cluster.delete_secret(SOURCE_NAMESPACE, SECRET).await;
     wait::until("our clone goes", || async { cluster.secret("ours", SECRET).await.is_none().then_some(()) }).await;
-    in_state(&tool, "source-missing", 2.0).await;
+    tool.clones_in_state(SECRET, "source-missing", 2.0).await;
     assert!(has_data(&cluster.secret("theirs", SECRET).await.unwrap(), &[("their-key", "their-value")]));
 
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
@@ -245,7 +232,7 @@ async fn any_number_of_clones_in_any_number_of_namespaces() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clone_with_a_finalizer_is_waited_for_and_large_sources_are_cloned() {
-    let cluster = mission().await;
+    let cluster = Cluster::with_source(&TOKEN).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     let tool = cluster.tool(BINARY).await.start().await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
@@ -253,7 +240,7 @@ async fn a_clone_with_a_finalizer_is_waited_for_and_large_sources_are_cloned() {
     let held = json!({"metadata": {"finalizers": ["example.com/brake"]}});
     let held = cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &held).await;
     cluster.secrets(RUNNER_NAMESPACE).delete(SECRET, &DeleteParams::default()).await.unwrap();
-    in_state(&tool, "clone-terminating", 1.0).await;
+    tool.clones_in_state(SECRET, "clone-terminating", 1.0).await;
     cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &json!({"metadata": {"finalizers": null}})).await;
     cluster.secret_that("is a new one", RUNNER_NAMESPACE, SECRET, |there| there.uid() != held.uid()).await;
 
@@ -270,7 +257,7 @@ async fn a_clone_with_a_finalizer_is_waited_for_and_large_sources_are_cloned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tools_at_once_agree() {
-    let cluster = mission().await;
+    let cluster = Cluster::with_source(&TOKEN).await;
     let (one, two) = (cluster.tool(BINARY).await.start().await, cluster.tool(BINARY).await.start().await);
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     let first = cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
@@ -280,7 +267,7 @@ async fn two_tools_at_once_agree() {
         cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", &token)]).await;
     }
     for tool in [&one, &two] {
-        in_state(tool, "synced", 1.0).await;
+        tool.clones_in_state(SECRET, "synced", 1.0).await;
     }
     let clone = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
     assert_eq!(clone.uid(), first.uid(), "nobody deletes what the other made");

@@ -23,9 +23,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
 const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
 
 async fn mission() -> Cluster {
-    let cluster = Cluster::start().await;
-    cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
-    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
+    let cluster = Cluster::with_source(&TOKEN).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster
 }

@@ -142,13 +142,13 @@ async fn source_type_changes(cluster: &Cluster) {
 async fn source_is_deleted_and_created_again(cluster: &Cluster, tool: &Tool) {
     let clone = cluster.secret(RUNNER_NAMESPACE, SECRET).await.unwrap();
     cluster.delete_secret(SOURCE_NAMESPACE, SECRET).await;
-    in_state(tool, "source-missing").await;
+    tool.clones_in_state(SECRET, "source-missing", 1.0).await;
     let kept = cluster.secret(RUNNER_NAMESPACE, SECRET).await.expect("the clone stays");
     assert_eq!(kept.resource_version(), clone.resource_version());
 
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "sixth")]).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "sixth")]).await;
-    in_state(tool, "synced").await;
+    tool.clones_in_state(SECRET, "synced", 1.0).await;
 }
 
 async fn namespace_terminates_and_comes_back(cluster: &Cluster, tool: &Tool) {
@@ -158,7 +158,7 @@ async fn namespace_terminates_and_comes_back(cluster: &Cluster, tool: &Tool) {
     maps.create(&PostParams::default(), &serde_json::from_value(brake).unwrap()).await.unwrap();
     let before = cluster.writes().await.len();
     cluster.namespaces().delete(RUNNER_NAMESPACE, &DeleteParams::default()).await.unwrap();
-    in_state(tool, "namespace-terminating").await;
+    tool.clones_in_state(SECRET, "namespace-terminating", 1.0).await;
     wait::until("the clone went with its namespace", || async {
         cluster.secret(RUNNER_NAMESPACE, SECRET).await.is_none().then_some(())
     })
@@ -167,7 +167,7 @@ async fn namespace_terminates_and_comes_back(cluster: &Cluster, tool: &Tool) {
     maps.patch("brake", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}})))
         .await
         .unwrap();
-    in_state(tool, "namespace-absent").await;
+    tool.clones_in_state(SECRET, "namespace-absent", 1.0).await;
     assert_eq!(cluster.writes().await.len(), before, "nothing is written to a namespace that goes");
 
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
@@ -182,9 +182,4 @@ async fn edit_and_see_it_repaired(cluster: &Cluster, token: &str) {
             has_data(there, &[("runner-token", token)]) && there.resource_version() != edited.resource_version()
         })
         .await;
-}
-
-async fn in_state(tool: &Tool, state: &str) {
-    let gauge = format!("gitlab_runner_webhook_clones{{secret=\"{SECRET}\",state=\"{state}\"}}");
-    wait::until(&gauge, || async { (tool.metric(&gauge).await == Some(1.0)).then_some(()) }).await;
 }

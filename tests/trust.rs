@@ -51,10 +51,8 @@ async fn gone(cluster: &Cluster, namespace: &str) {
     wait::until("the trust bundle goes", || async { bundle(cluster, namespace).await.is_none().then_some(()) }).await;
 }
 
-async fn in_state(tool: &Tool, state: &str, count: f64) {
-    let gauge = format!("gitlab_runner_webhook_trust_bundles{{state=\"{state}\"}}");
-    wait::until(format!("{gauge} is {count}"), || async { (tool.metric(&gauge).await == Some(count)).then_some(()) })
-        .await;
+async fn in_state(tool: &Tool, state: &str) {
+    tool.metric_is(&format!("gitlab_runner_webhook_trust_bundles{{state=\"{state}\"}}"), 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,13 +108,13 @@ async fn it_follows_the_secret_and_heals() {
     cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("again.pem", other), ("ca.crt", other)]).await;
     assert!(tool.stop().await.success());
     let tool = cluster.tool(BINARY).await.start().await;
-    in_state(&tool, "synced", 1.0).await;
+    in_state(&tool, "synced").await;
     let since = cluster.writes().await.split_off(before);
     assert!(since.is_empty(), "{since:#?}");
 
     // Half a mistake does not take trust away; it is told with the key's name, and never with its content.
     cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", "canary-of-a-file")]).await;
-    in_state(&tool, "certs-unusable", 1.0).await;
+    in_state(&tool, "certs-unusable").await;
     let line = tool.logged("why", |line| line["state"] == "certs-unusable").await;
     assert!(line["detail"].as_str().unwrap().contains("ca.crt"), "{line}");
     assert!(!tool.log_text().contains("canary-of-a-file"));
@@ -129,7 +127,7 @@ async fn it_follows_the_secret_and_heals() {
     trusts(&cluster, RUNNER_NAMESPACE, &[ca]).await;
     cluster.delete_secret(RUNNER_NAMESPACE, CERTS).await;
     gone(&cluster, RUNNER_NAMESPACE).await;
-    in_state(&tool, "source-missing", 1.0).await;
+    in_state(&tool, "source-missing").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

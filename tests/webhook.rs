@@ -294,7 +294,7 @@ async fn certificates_are_changed_while_it_serves_and_its_absence_reaches_runner
 }
 
 /// Another mutating webhook that adds container `helper` to pods that have none.
-async fn adds_a_container(cluster: &Cluster) -> u16 {
+fn adds_a_container(cluster: &Cluster) -> u16 {
     let answer = |body: Bytes| async move {
         let review: Value = serde_json::from_slice(&body).unwrap();
         let containers = review["request"]["object"]["spec"]["containers"].as_array().unwrap();
@@ -326,7 +326,7 @@ async fn adds_a_container(cluster: &Cluster) -> u16 {
 async fn a_container_that_another_webhook_adds_later_gets_the_certificates_too() {
     let (cluster, tool) = registered().await;
     put_certs(&cluster, &["ca.crt"]).await;
-    let port = adds_a_container(&cluster).await;
+    let port = adds_a_container(&cluster);
     let other = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
         "metadata": {"name": "zz-after-ours"},

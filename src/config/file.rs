@@ -10,25 +10,10 @@ use serde::Deserialize;
 use super::{
     CloneSpec, Config, Gate, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, PublicRoots,
     RunnerNamespaces, SecretName, Variables,
+    error::{ConfigError, invalid},
     labels::{SelectorFile, check_label},
 };
 use crate::names;
-
-/// Why a configuration file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Not YAML, an unknown field, or a value of the wrong form.
-    #[error("{0}")]
-    Yaml(String),
-    /// Each field is fine on its own, but not together.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// The field, as a path in the file.
-        field: String,
-        /// What is wrong with it, and what is expected.
-        problem: String,
-    },
-}
 
 impl Config {
     /// Reads a configuration file's content. An empty file is the default configuration.
@@ -305,10 +290,6 @@ fn duration(text: &str) -> Option<Duration> {
         "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
         _ => None,
     }
-}
-
-pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { field: field.into(), problem: problem.into() }
 }
 
 fn default_names() -> BTreeSet<NamespaceName> {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     SecretName,
-    file::{ConfigError, invalid},
+    error::{ConfigError, invalid},
 };
 use crate::names;
 

@@ -1,5 +1,6 @@
 //! What the program is told: one YAML file for the behaviour, flags for the process.
 
+mod error;
 mod file;
 mod labels;
 mod names;
@@ -12,7 +13,7 @@ use std::{
 
 use kube::core::Selector;
 
-pub use file::ConfigError;
+pub use error::ConfigError;
 pub use names::{NameError, NamespaceName, SecretName};
 pub use settings::{LogFormat, Settings};
 

@@ -389,6 +389,9 @@ mod tests {
 
     #[test]
     fn a_trust_bundle_follows_the_certificates_of_its_namespace() {
+        use CertsView::{Missing, NotLoaded, Present};
+        use NamespaceView::{Absent, Active, NotSelected, Terminating};
+
         const NAME: &str = "gitlab-runner-webhook-trust";
         let name = Config::default().certs_secret_name;
         let certs = |data: Value| CertsState::new(&secret(json!({"stringData": data})), PublicRoots::None);
@@ -410,8 +413,6 @@ mod tests {
         let unmarked = map(json!({"name": NAME, "namespace": "gitlab-runner"}), data.clone());
         let terminating = map(with(marks, "/deletionTimestamp", json!("2026-01-01T00:00:00Z")), json!({}));
 
-        use CertsView::{Missing, NotLoaded, Present};
-        use NamespaceView::{Absent, Active, NotSelected, Terminating};
         let table = [
             (Present(&good), Active, None, Plan::Create),
             (Present(&good), Active, Some(&ours), Plan::Rest(Rest::Synced)),

@@ -27,7 +27,6 @@ use crate::{
 const REMINDER: Duration = Duration::from_mins(5);
 
 /// A change, and which store it is for.
-#[expect(clippy::large_enum_variant, reason = "lives for a moment, one at a time")]
 pub enum Event {
     /// Of the namespace watch of this index.
     Namespace(usize, Change<(NamespaceName, Namespace)>),

@@ -50,6 +50,14 @@ impl Cluster {
         Self::start_as(ControlPlane::builder(), Setup::default()).await
     }
 
+    /// Like [`Cluster::start`], and the source of the mission is there.
+    pub async fn with_source(data: &[(&str, &str)]) -> Self {
+        let cluster = Self::start().await;
+        cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
+        cluster.put_secret(SOURCE_NAMESPACE, SECRET, data).await;
+        cluster
+    }
+
     /// Like [`Cluster::start`], otherwise configured.
     ///
     /// # Panics

@@ -156,6 +156,18 @@ impl Tool {
         line.parse().ok()
     }
 
+    /// Waits until a metric, given with its labels as the page has it, has this value.
+    pub async fn metric_is(&self, name: &str, value: f64) {
+        let page = async || (self.metric(name).await == Some(value)).then_some(());
+        self.until(&format!("{name} is {value}"), page).await;
+    }
+
+    /// Waits until that many clones of a Secret are in this state.
+    pub async fn clones_in_state(&self, secret: &str, state: &str, count: f64) {
+        let gauge = format!("gitlab_runner_webhook_clones{{secret=\"{secret}\",state=\"{state}\"}}");
+        self.metric_is(&gauge, count).await;
+    }
+
     /// Waits for a log line of which something is true, and returns it.
     pub async fn logged(&self, what: &str, is_true: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("it logs {what}"), || async { self.log_lines().into_iter().find(|line| is_true(line)) })
