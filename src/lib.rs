@@ -7,7 +7,7 @@
 //!                           │
 //!                       Snapshot         (the one place where the flows meet)
 //!                           │
-//!   API server ──review──▶ kind ──▶ inject or warn ──▶ response                           admission
+//!   API server ──review──▶ kind ──▶ inject, gate or warn ──▶ response                     admission
 //! ```
 //!
 //! **Sync** ([`sync`]) keeps each *clone* (a Secret in a *runner namespace*) equal to its *source*. It is
@@ -17,17 +17,17 @@
 //!
 //! **Admission** ([`admission`], [`server`]) answers the API server's reviews from memory: certificates for
 //! *manager pods* and *job pods*, a warning for a runner namespace whose source is missing. It writes
-//! nothing and asks nobody.
+//! nothing; only the *gate* asks the API server, for pods that use a clone: are clone and source equal now?
 //!
 //! | module | what it is | may know |
 //! |---|---|---|
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | `names` |
-//! | [`trust`] | what is known of `certsSecretName` | `names` |
+//! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
 //! | [`cluster`] | clients, watches, what errors mean | `names` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
-//! | [`sync`] | observe, plan, queue, write, driver | `cluster`, `config`, `snapshot`, `trust` |
-//! | [`admission`] | review, kind, inject, namespace | `config`, `snapshot`, `trust` |
+//! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
+//! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |
 //! | [`server`] | TLS, timers, caps, routes | `admission` |
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
 //! | [`run`] | puts the parts together | everything |

@@ -12,6 +12,7 @@ use axum::{Router, body::Body};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::stream;
 use gitlab_runner_webhook::{
+    cluster::Requests,
     config::{Config, NamespaceName},
     server::{AppState, probe_router, webhook_router},
     snapshot::{SharedSnapshot, Snapshot, SourceView},
@@ -19,6 +20,7 @@ use gitlab_runner_webhook::{
     trust::{Ca, Certs, Trust},
 };
 use http::{Request, Response, StatusCode};
+use rustls::crypto::aws_lc_rs::default_provider;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -34,7 +36,12 @@ impl Fixture {
     fn new(snapshot: Snapshot) -> Self {
         let snapshot = SharedSnapshot::new(Arc::new(snapshot).into());
         let (health, metrics) = (Health::new(), Metrics::new());
-        let state = AppState::new(Arc::new(Config::default()), snapshot.clone(), Arc::clone(&health), metrics.clone());
+        // Nothing here gets as far as a request to the API server.
+        let _ = default_provider().install_default();
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let requests = Requests::new(kube::Client::try_from(nowhere).unwrap());
+        let config = Arc::new(Config::default());
+        let state = AppState::new(config, snapshot.clone(), requests, Arc::clone(&health), metrics.clone());
         Self { snapshot, health, metrics, webhooks: webhook_router(state.clone()), probes: probe_router(state) }
     }
 
