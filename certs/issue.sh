@@ -4,6 +4,8 @@ set -eu
 umask 077
 
 APP=gitlab-runner-webhook
+# In the order in which they are put into place.
+FILES='ca-bundle-mutating.yaml ca-bundle-validating.yaml ca.crt tls.crt tls.key'
 
 usage() {
     cat <<EOF
@@ -13,7 +15,8 @@ Writes into the output folder:
   ca.crt          what the API server is to trust: the new CA, then the one before it if that is still valid
   tls.crt         serving certificate
   tls.key         its private key
-  ca-bundle.yaml  patch that puts ca.crt into the webhook configuration, for kubectl and for kustomize
+  ca-bundle-mutating.yaml, ca-bundle-validating.yaml
+                  patches that put ca.crt into the two webhook configurations, for kubectl and for kustomize
 The CA's own key is thrown away as soon as it has signed: nobody can issue another certificate with it.
 
 Options:
@@ -23,7 +26,7 @@ Options:
   --namespace NAME  namespace of the Service (default: $APP)
   --service NAME    name of the Service (default: $APP)
   --san VALUE       a further DNS name or IP address; may be given more than once
-  --kubectl         also patch the webhook configuration and write Secret $APP-tls, with \$KUBECTL or kubectl
+  --kubectl         also patch both webhook configurations and write Secret $APP-tls, with \$KUBECTL or kubectl
   --help            this text
 EOF
 }
@@ -109,7 +112,7 @@ esac
 mkdir -p -- "$out" 2>/dev/null || fail "cannot make folder '$out'"
 [ -w "$out" ] || fail "folder '$out' is not writable"
 if ! $force; then
-    for file in ca.crt tls.crt tls.key ca-bundle.yaml; do
+    for file in $FILES; do
         [ ! -e "$out/$file" ] || fail "'$out/$file' is there already; --force replaces it, --out takes another folder"
     done
 fi
@@ -170,24 +173,32 @@ if [ -s "$out/ca.crt" ] && openssl x509 -in "$out/ca.crt" -checkend 0 -noout >/d
 fi
 
 bundle=$(openssl base64 -A -in "$work/ca.crt")
-cat >"$work/ca-bundle.yaml" <<EOF
+
+# Kind of the webhook configuration, names of its webhooks.
+ca_bundle() {
+    cat <<EOF
 # Public data: the CA that the API server trusts for the webhook. Made by certs/issue.sh.
 apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
+kind: $1
 metadata:
   name: $APP
 webhooks:
-  - name: inject.pods.$APP
-    clientConfig:
-      caBundle: $bundle
-  - name: warn.namespaces.$APP
+EOF
+    shift
+    for name in "$@"; do
+        cat <<EOF
+  - name: $name.$APP
     clientConfig:
       caBundle: $bundle
 EOF
+    done
+}
+ca_bundle MutatingWebhookConfiguration inject.pods warn.namespaces >"$work/ca-bundle-mutating.yaml"
+ca_bundle ValidatingWebhookConfiguration gate.pods >"$work/ca-bundle-validating.yaml"
 
 # From here to the end of the loop nothing may interrupt: these files belong together.
 trap '' HUP INT TERM
-for file in ca-bundle.yaml ca.crt tls.crt tls.key; do
+for file in $FILES; do
     mv -f -- "$work/$file" "$out/$file"
 done
 trap 'exit 129' HUP
@@ -195,20 +206,25 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 printf 'Issued for %s days into %s\n' "$days" "$out"
 
-
 by_hand() {
     cat <<EOF
-  kubectl patch mutatingwebhookconfiguration $APP --type=strategic --patch-file '$out/ca-bundle.yaml'
+  kubectl patch mutatingwebhookconfiguration $APP --type=strategic --patch-file '$out/ca-bundle-mutating.yaml'
+  kubectl patch validatingwebhookconfiguration $APP --type=strategic --patch-file '$out/ca-bundle-validating.yaml'
   kubectl create secret tls $APP-tls --namespace $namespace --cert '$out/tls.crt' --key '$out/tls.key' \\
       --dry-run=client -o yaml |
       kubectl apply --server-side --force-conflicts --field-manager $APP-issue -f -
 EOF
 }
 
+# Puts the CA into the webhook configuration of this kind: mutating or validating.
+trust() {
+    "$kubectl" patch "$1webhookconfiguration" "$APP" --type=strategic --patch-file "$out/ca-bundle-$1.yaml"
+}
+
 # Trust first, then the certificate: in the other order calls fail in between.
 # Server-side, because a client-side apply would copy the private key into an annotation.
 hand_over() {
-    "$kubectl" patch mutatingwebhookconfiguration "$APP" --type=strategic --patch-file "$out/ca-bundle.yaml" &&
+    trust mutating && trust validating &&
         "$kubectl" create secret tls "$APP-tls" --namespace "$namespace" --cert "$out/tls.crt" --key "$out/tls.key" \
             --dry-run=client -o yaml >"$work/secret.yaml" &&
         "$kubectl" apply --server-side --force-conflicts --field-manager "$APP-issue" -f "$work/secret.yaml"

@@ -24,7 +24,7 @@
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | `names` |
 //! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
-//! | [`cluster`] | clients, watches, what errors mean | `names` |
+//! | [`cluster`] | clients, watches, requests, what errors mean | `config`, `names` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
 //! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |

@@ -22,6 +22,9 @@ use gitlab_runner_webhook::{
 };
 use serde_json::{Value, json};
 
+const MUTATING: &str = "MutatingWebhookConfiguration";
+const VALIDATING: &str = "ValidatingWebhookConfiguration";
+
 /// kubectl, which carries kustomize: `$KUBECTL`, else the one on `PATH`.
 fn kubectl() -> Command {
     Command::new(env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into()))
@@ -97,7 +100,7 @@ fn the_default_overlay_is_the_base() {
 #[test]
 fn every_object_has_the_name_and_namespace_of_the_code() {
     let objects = overlay("default");
-    let cluster_wide = ["Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"];
+    let cluster_wide = ["Namespace", "ClusterRole", "ClusterRoleBinding", MUTATING, VALIDATING];
     let namespaced = ["ServiceAccount", "ConfigMap", "Service", "Deployment"];
     let kinds: BTreeSet<_> = objects.iter().map(|object| text(&object["kind"])).collect();
     assert_eq!(kinds, cluster_wide.into_iter().chain(namespaced).collect());
@@ -137,6 +140,8 @@ fn expected_rights(config: &Config) -> BTreeSet<Right> {
         grant(&["create", "patch", "update", "delete"], "secrets", clone.secret.as_str());
     }
     grant(&read, "secrets", config.certs_secret_name.as_str());
+    grant(&read, "configmaps", names::CONFIGMAP_TRUST);
+    grant(&["create", "patch", "update", "delete"], "configmaps", names::CONFIGMAP_TRUST);
     for namespace in &config.runner_namespaces.names {
         grant(&read, "namespaces", namespace.as_str());
     }
@@ -177,28 +182,57 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
     assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP}]));
 }
 
+/// The webhooks of both configurations, each with the kind of its configuration.
+fn webhooks(objects: &[Value]) -> Vec<(&str, &Value)> {
+    let of = |kind| list(&only(objects, kind)["webhooks"]).iter().map(move |webhook| (kind, webhook));
+    of(MUTATING).chain(of(VALIDATING)).collect()
+}
+
+fn webhooks_mut(objects: &mut [Value]) -> impl Iterator<Item = &mut Value> {
+    objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
+}
+
+fn webhook<'a>(objects: &'a [Value], name: &str) -> &'a Value {
+    let webhooks = webhooks(objects);
+    webhooks.iter().find(|(_, webhook)| webhook["name"] == name).unwrap_or_else(|| panic!("no webhook {name}")).1
+}
+
+/// Objects whose label has none of these values, or that lack it.
+fn not_in(label: &str, value: &str) -> Value {
+    json!({"key": label, "operator": "NotIn", "values": [value]})
+}
+
 #[test]
 fn the_webhooks_see_runner_namespaces_and_nothing_else() {
     let objects = overlay("default");
-    let configuration = only(&objects, "MutatingWebhookConfiguration");
     let service = only(&objects, "Service");
     let config = Config::default();
     assert!(config.runner_namespaces.selectors.is_empty(), "a selector by name cannot say this");
     let runner_namespaces: Vec<_> = config.runner_namespaces.names.iter().map(NamespaceName::as_str).collect();
+    let runner_namespaces = json!({"key": names::LABEL_NAMESPACE_NAME, "operator": "In", "values": runner_namespaces});
+    let opt_out = not_in(names::LABEL_INJECT, "false");
+    let pods = |path| ("pods", "Namespaced", path, 5);
 
-    // name, resource, scope, path, timeout in seconds, reinvocation
+    // kind, name, (resource, scope, path, timeout in seconds), reinvocation, terms beside the runner namespaces
     let table = [
-        (names::WEBHOOK_INJECT, "pods", "Namespaced", names::PATH_MUTATE_PODS, 5, "IfNeeded"),
-        (names::WEBHOOK_NAMESPACES, "namespaces", "Cluster", names::PATH_MUTATE_NAMESPACES, 2, "Never"),
+        (MUTATING, names::WEBHOOK_INJECT, pods(names::PATH_MUTATE_PODS), json!("IfNeeded"), vec![opt_out]),
+        (
+            MUTATING,
+            names::WEBHOOK_NAMESPACES,
+            ("namespaces", "Cluster", names::PATH_MUTATE_NAMESPACES, 2),
+            json!("Never"),
+            vec![],
+        ),
+        (VALIDATING, names::WEBHOOK_GATE, pods(names::PATH_VALIDATE_PODS), Value::Null, vec![]),
     ];
-    assert_eq!(list(&configuration["webhooks"]).len(), table.len());
-    for (name, resource, scope, path, timeout, reinvocation) in table {
-        let webhook = named(&configuration["webhooks"], name);
-        assert_eq!(
-            webhook["namespaceSelector"],
-            json!({"matchExpressions": [{"key": names::LABEL_NAMESPACE_NAME, "operator": "In", "values": runner_namespaces}]}),
-            "{name}"
-        );
+    let webhooks = webhooks(&objects);
+    assert_eq!(webhooks.len(), table.len());
+    for ((kind, name, (resource, scope, path, timeout), reinvocation, terms), (found_in, webhook)) in
+        table.into_iter().zip(webhooks)
+    {
+        assert_eq!((found_in, text(&webhook["name"])), (kind, name));
+        let terms: Vec<_> = [runner_namespaces.clone()].into_iter().chain(terms).collect();
+        assert_eq!(webhook["namespaceSelector"], json!({"matchExpressions": terms}), "{name}");
         assert_eq!(
             webhook["rules"],
             json!([{
@@ -220,8 +254,32 @@ fn the_webhooks_see_runner_namespaces_and_nothing_else() {
         assert_eq!(webhook["timeoutSeconds"], timeout, "{name}");
         assert_eq!(webhook["reinvocationPolicy"], reinvocation, "{name}");
     }
-    let inject = named(&configuration["webhooks"], names::WEBHOOK_INJECT);
-    assert!(text(&inject["matchConditions"][0]["expression"]).contains("kubernetes.io/config.mirror"));
+}
+
+#[test]
+fn the_pod_webhooks_are_spared_what_does_not_concern_them() {
+    let objects = overlay("default");
+    let inject = webhook(&objects, names::WEBHOOK_INJECT);
+    let gate = webhook(&objects, names::WEBHOOK_GATE);
+    let conditions = |webhook: &Value| -> Vec<String> {
+        list(&webhook["matchConditions"]).iter().map(|condition| text(&condition["name"]).to_owned()).collect()
+    };
+
+    assert_eq!(conditions(inject), ["not-a-mirror-pod"]);
+    assert_eq!(inject["objectSelector"], json!({"matchExpressions": [not_in(names::LABEL_INJECT, "false")]}));
+
+    assert_eq!(conditions(gate), ["not-a-mirror-pod", "uses-clone"]);
+    assert_eq!(inject["matchConditions"][0], gate["matchConditions"][0]);
+    let job = json!({"key": "job.runner.gitlab.com/pod", "operator": "DoesNotExist"});
+    assert_eq!(
+        gate["objectSelector"],
+        json!({"matchExpressions": [job, not_in("runner.gitlab.com/pause-pod", "true")]}),
+        "job pods never reach the gate"
+    );
+    let uses_clone = text(&named(&gate["matchConditions"], "uses-clone")["expression"]);
+    let names: Vec<_> = Config::default().clones.iter().map(|clone| format!("'{}'", clone.secret)).collect();
+    assert!(uses_clone.starts_with(&format!("[{}].exists(clone,", names.join(", "))), "{uses_clone}");
+    assert_eq!(uses_clone.matches('\'').count(), 2 * names.len(), "no other name in it: {uses_clone}");
 }
 
 #[test]
@@ -355,21 +413,28 @@ fn the_pod_is_restricted() {
 fn the_shipped_configuration_writes_the_defaults_out() {
     let objects = overlay("default");
     let file = text(&only(&objects, "ConfigMap")["data"]["config.yaml"]);
-    let Config { runner_namespaces, clones, certs_secret_name, inject } = Config::from_yaml(file).unwrap();
+    let Config { runner_namespaces, clones, certs_secret_name, public_roots, inject, variables, gate } =
+        Config::from_yaml(file).unwrap();
     let default = Config::default();
     assert_eq!(runner_namespaces.names, default.runner_namespaces.names);
     assert!(runner_namespaces.selectors.is_empty() && default.runner_namespaces.selectors.is_empty());
     assert_eq!(clones, default.clones);
     assert_eq!(certs_secret_name, default.certs_secret_name);
+    assert_eq!(public_roots, default.public_roots);
     assert_eq!(inject, default.inject);
+    assert_eq!(variables, default.variables);
+    assert_eq!(gate, default.gate);
+    // Nothing is left for the reader to guess.
+    for field in ["from: null", "publicRoots:", "services:", "additive:", "replacing:", "giveUpAfter:", "then:"] {
+        assert!(file.lines().any(|line| line.trim_start().starts_with(field)), "{field}");
+    }
 }
 
 #[test]
 fn the_local_overlay_differs_in_the_url_and_the_missing_deployment_only() {
     let mut expected = overlay("default");
     expected.retain(|object| object["kind"] != "Deployment");
-    let configuration = expected.iter_mut().find(|object| object["kind"] == "MutatingWebhookConfiguration").unwrap();
-    for webhook in configuration["webhooks"].as_array_mut().unwrap() {
+    for webhook in webhooks_mut(&mut expected) {
         let path = text(&webhook["clientConfig"]["service"]["path"]).to_owned();
         webhook["clientConfig"] = json!({"url": format!("https://127.0.0.1:{}{path}", names::PORT_WEBHOOK)});
     }
@@ -415,7 +480,7 @@ fn names_in(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-const ISSUED: [&str; 4] = ["ca-bundle.yaml", "ca.crt", "tls.crt", "tls.key"];
+const ISSUED: [&str; 5] = ["ca-bundle-mutating.yaml", "ca-bundle-validating.yaml", "ca.crt", "tls.crt", "tls.key"];
 
 #[test]
 fn an_issued_certificate_is_valid_for_the_service_and_what_else_was_asked_for() {
@@ -476,7 +541,7 @@ fn issuing_again_needs_force_and_keeps_trust_in_the_certificate_before() {
     let refused = run(&mut issue(out));
     assert!(!refused.status.success());
     let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(message.contains("ca-bundle.yaml") || message.contains("ca.crt"), "{message}");
+    assert!(ISSUED.iter().any(|file| message.contains(file)), "{message}");
     assert!(message.contains("--force"), "{message}");
     assert_eq!(ISSUED.map(read), first, "nothing changed");
 
@@ -492,13 +557,13 @@ fn issuing_again_needs_force_and_keeps_trust_in_the_certificate_before() {
     }
 }
 
-/// A kubectl that writes down how it was called, and fails when told to patch and `fail` is there.
+/// A kubectl that writes down how it was called, and fails when told to patch what `fail` names.
 fn fake_kubectl(folder: &Path) -> PathBuf {
     let path = folder.join("kubectl");
     fs::write(
         &path,
         "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$*\" >>calls\n\
-         case $1 in\npatch) [ ! -e fail ] || exit 1 ;;\ncreate) echo 'a Secret' ;;\n\
+         case $1 in\npatch) case $(cat fail 2>/dev/null) in $2) exit 1 ;; esac ;;\ncreate) echo 'a Secret' ;;\n\
          apply) for file; do :; done && cat \"$file\" >>calls ;;\nesac\n",
     )
     .unwrap();
@@ -515,25 +580,26 @@ fn kubectl_is_told_whom_to_trust_before_it_is_given_the_certificate() {
 
     stdout_of(issue(&out).arg("--kubectl").env("KUBECTL", &kubectl));
     let seen = calls();
-    let [patch, create, apply, secret] = seen.lines().collect::<Vec<_>>()[..] else { panic!("{seen}") };
-    assert!(
-        patch.starts_with(&format!("patch mutatingwebhookconfiguration {} --type=strategic", names::APP)),
-        "{patch}"
-    );
-    assert!(patch.ends_with("/out/ca-bundle.yaml"), "{patch}");
+    let [mutating, validating, create, apply, secret] = seen.lines().collect::<Vec<_>>()[..] else { panic!("{seen}") };
+    for (kind, patch) in [("mutating", mutating), ("validating", validating)] {
+        let start = format!("patch {kind}webhookconfiguration {} --type=strategic --patch-file ", names::APP);
+        assert!(patch.starts_with(&start) && patch.ends_with(&format!("/out/ca-bundle-{kind}.yaml")), "{patch}");
+    }
     assert!(create.starts_with(&format!("create secret tls {0}-tls --namespace {0} --cert", names::APP)), "{create}");
     assert!(create.ends_with("--dry-run=client -o yaml"), "{create}");
     assert!(apply.starts_with("apply --server-side"), "a client-side apply copies the key into an annotation: {apply}");
     assert_eq!(secret, "a Secret");
 
-    fs::write(scratch.0.join("fail"), "").unwrap();
-    fs::write(scratch.0.join("calls"), "").unwrap();
-    let output = run(issue(&out).args(["--force", "--kubectl"]).env("KUBECTL", &kubectl));
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
-    assert!(message.contains("do not issue again") && message.contains("kubectl patch"), "{message}");
-    assert_eq!(calls().lines().count(), 1, "no certificate that nobody trusts yet: {}", calls());
-    assert_eq!(names_in(&out), BTreeSet::from(ISSUED.map(str::to_owned)));
+    for (calls_made, kind) in [(1, "mutatingwebhookconfiguration"), (2, "validatingwebhookconfiguration")] {
+        fs::write(scratch.0.join("fail"), kind).unwrap();
+        fs::write(scratch.0.join("calls"), "").unwrap();
+        let output = run(issue(&out).args(["--force", "--kubectl"]).env("KUBECTL", &kubectl));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(message.contains("do not issue again") && message.contains("kubectl patch"), "{message}");
+        assert_eq!(calls().lines().count(), calls_made, "no certificate that nobody trusts yet: {}", calls());
+        assert_eq!(names_in(&out), BTreeSet::from(ISSUED.map(str::to_owned)));
+    }
 }
 
 #[test]
@@ -562,7 +628,7 @@ fn a_refused_argument_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_issued_patch_gives_every_webhook_the_ca_and_changes_nothing_else() {
+fn the_issued_patches_give_every_webhook_the_ca_and_change_nothing_else() {
     let scratch = Scratch::new("patch");
     // A copy of the base, because kustomize wants relative paths.
     let out = scratch.0.join("overlay");
@@ -573,12 +639,13 @@ fn the_issued_patch_gives_every_webhook_the_ca_and_changes_nothing_else() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), base.join(entry.file_name())).unwrap();
     }
-    fs::write(out.join("kustomization.yaml"), "resources: [../base]\npatches: [{path: ca-bundle.yaml}]\n").unwrap();
+    let kustomization = "resources: [../base]\n\
+                         patches: [{path: ca-bundle-mutating.yaml}, {path: ca-bundle-validating.yaml}]\n";
+    fs::write(out.join("kustomization.yaml"), kustomization).unwrap();
 
     let bundle = stdout_of(openssl(&["base64", "-A", "-in"]).arg(out.join("ca.crt")));
     let mut expected = overlay("default");
-    let configuration = expected.iter_mut().find(|object| object["kind"] == "MutatingWebhookConfiguration").unwrap();
-    for webhook in configuration["webhooks"].as_array_mut().unwrap() {
+    for webhook in webhooks_mut(&mut expected) {
         webhook["clientConfig"]["caBundle"] = json!(bundle.trim());
     }
     assert_eq!(render(&out), expected);

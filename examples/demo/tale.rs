@@ -7,18 +7,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use gitlab_runner_webhook::names::{
-    KEY_CA, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, PATH_METRICS, PATH_READYZ, VOLUME_CERTS,
+use gitlab_runner_webhook::{
+    config::Config,
+    names::{
+        CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS,
+        MOUNT_TRUST, PATH_METRICS, PATH_READYZ, VOLUME_CERTS, VOLUME_TRUST,
+    },
 };
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{Namespace, Pod, Secret},
+        core::v1::{ConfigMap, Container, Namespace, Pod, Secret, ServiceAccount},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
-use serde_json::json;
+use kube::{
+    Api, Resource, ResourceExt as _,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use test_support::{
     Cluster, ServingCertificate, Tool,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, has_data},
@@ -34,6 +43,16 @@ use crate::{
 const CERTS: &str = "gitlab-runner-certs";
 const FIRST: [(&str, &str); 2] = [("runner-registration-token", ""), ("runner-token", "glrt-first")];
 const ROTATED: [(&str, &str); 2] = [("runner-registration-token", ""), ("runner-token", "glrt-rotated")];
+/// How often the token is rotated while pods that use it are created.
+const ROTATIONS: usize = 10;
+/// On pods that use the clone in this story.
+const READER: &str = "demo=reader";
+/// Answers of the gate to pods whose clone was current.
+const LET_IN: &str =
+    r#"gitlab_runner_webhook_admissions_total{webhook="validate-pods",decision="allowed",reason="current"}"#;
+/// Answers of the gate to pods whose source is gone.
+const TURNED_AWAY: &str =
+    r#"gitlab_runner_webhook_admissions_total{webhook="validate-pods",decision="denied",reason="source-missing"}"#;
 /// How long the rest at the end is looked at.
 const REST: Duration = Duration::from_secs(5);
 
@@ -44,6 +63,7 @@ pub struct Tale<'a> {
     kubectl: &'a Path,
     page: Page,
     clones: Eye<Secret>,
+    bundles: Eye<ConfigMap>,
     pods: Eye<Pod>,
 }
 
@@ -51,8 +71,10 @@ impl<'a> Tale<'a> {
     /// Opens the eyes.
     pub async fn new(cluster: &'a Cluster, tool: &'a Tool, kubectl: &'a Path, page: Page) -> Result<Self> {
         let clones = Eye::open(cluster.secrets(RUNNER_NAMESPACE), Some(SECRET)).await?;
+        let bundles = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+        let bundles = Eye::open(bundles, Some(CONFIGMAP_TRUST)).await?;
         let pods = Eye::open(Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE), None).await?;
-        Ok(Self { cluster, tool, kubectl, page, clones, pods })
+        Ok(Self { cluster, tool, kubectl, page, clones, bundles, pods })
     }
 
     /// Tells it. An error is a step that was not seen.
@@ -74,6 +96,17 @@ impl<'a> Tale<'a> {
         self.clone_is_deleted().await?;
 
         self.page.chapter(
+            "The gate",
+            &[
+                "A pod that uses the clone is let in when the clone is there and equals its source: read from the",
+                "API server for that very pod. Revisions of the store show what came first.",
+            ],
+        );
+        let manager = self.runner_comes_with_its_namespace().await?;
+        self.pods_come_with_rotations().await?;
+        self.pod_comes_while_the_source_is_gone().await?;
+
+        self.page.chapter(
             "The CA",
             &[
                 "GitLab has a certificate of the company's own CA. The runner and its jobs are to trust it,",
@@ -81,7 +114,7 @@ impl<'a> Tale<'a> {
             ],
         );
         self.ca_is_created().await?;
-        self.manager_starts().await?;
+        self.manager_restarts(&manager).await?;
         self.job_starts().await?;
 
         self.page.chapter("The rest", &[]);
@@ -108,6 +141,7 @@ impl<'a> Tale<'a> {
   kubectl get secrets,pods --namespace {RUNNER_NAMESPACE}
   kubectl delete secret {SECRET} --namespace {RUNNER_NAMESPACE}     # it comes back
   kubectl get pods --namespace {RUNNER_NAMESPACE} --output yaml     # the CA in the manager pod and the job pod
+  kubectl get configmap {CONFIGMAP_TRUST} --namespace {RUNNER_NAMESPACE} --output yaml
   kubectl delete namespace {RUNNER_NAMESPACE}
   kubectl create namespace {RUNNER_NAMESPACE}                       # with a clone from the start
   curl http://{probes}{PATH_READYZ}?verbose
@@ -222,58 +256,175 @@ The webhook listens on https://{webhook}."
         Ok(())
     }
 
-    async fn ca_is_created(&mut self) -> Result<()> {
-        self.page.step("The company's CA comes: Secret gitlab-runner/gitlab-runner-certs");
-        self.cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await?;
-        let company = ServingCertificate::issue(&self.cluster.plane.dir().join("company"));
-        let (pods, pod) = (self.pods(), job_pod()?);
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-        let before = pods.create(&dry_run, &pod).await.context("dry run of a job pod")?;
-        ensure!(!shows_ca(&before, MOUNT_JOB_CERTS), "a job pod gets a CA that does not exist");
+    async fn runner_comes_with_its_namespace(&mut self) -> Result<Pod> {
+        self.page.step("Namespace gitlab-runner is deleted; then it comes with GitLab Runner in the same moment");
+        self.page.note("The Deployment is what the runner's Helm chart renders; its pod mounts the clone.");
+        self.cluster.delete_namespace(RUNNER_NAMESPACE).await;
+        let objects = fixture("deployments/gitlab-runner.yaml");
         let started = Instant::now();
-        self.cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[(KEY_CA, &company.ca_pem)]).await;
-        wait::until("a job pod would get the CA", || async {
-            let answer = pods.create(&dry_run, &pod).await.ok()?;
-            shows_ca(&answer, MOUNT_JOB_CERTS).then_some(())
-        })
-        .await;
+        let namespace = self.cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
+        self.create::<ServiceAccount>(&objects).await?;
+        self.create::<ConfigMap>(&objects).await?;
+        self.create::<Deployment>(&objects).await?;
+        let fresh = version(&namespace)?;
+        let is_fresh = |pod: &Pod| is_manager(pod) && version(pod).is_ok_and(|now| now > fresh);
+        let (created, pod) = self.pods.sees("the manager pod", is_fresh).await?;
+        let clone = self.clone().await?;
+        ensure!(has_data(&clone, &ROTATED), "the clone is not what its source is");
+        let [clone, admitted] = in_order([version(&clone)?, version(&pod)?], "clone, pod")?;
+        self.asked(1.0).await?;
+        self.page.note(&format!("revisions: namespace {fresh} < clone {clone} < pod {admitted}"));
         self.page.measured(
-            "a pod created now would get it (seen in a dry run)",
-            "CA created -> injected from now on",
-            started.elapsed(),
-        );
-        Ok(())
-    }
-
-    async fn manager_starts(&mut self) -> Result<()> {
-        self.page.step("GitLab Runner is deployed, as its Helm chart renders it without any CA settings");
-        let mut others = fixture("deployments/gitlab-runner.yaml");
-        let deployment = others.iter().position(|object| object["kind"] == "Deployment").context("a Deployment")?;
-        let deployment: Deployment = serde_json::from_value(others.remove(deployment))?;
-        let others = json!({"apiVersion": "v1", "kind": "List", "items": others}).to_string();
-        self.cluster.plane.kubectl_with_stdin(&["apply", "--server-side", "--filename=-"], &others).await?;
-
-        let deployments: Api<Deployment> = Api::namespaced(self.cluster.admin.clone(), RUNNER_NAMESPACE);
-        let started = Instant::now();
-        deployments.create(&PostParams::default(), &deployment).await.context("the Deployment")?;
-        let is_manager = |pod: &Pod| pod.labels().get("release").is_some_and(|release| release == "gitlab-runner");
-        let (created, pod) = self.pods.sees("the manager pod", is_manager).await?;
-        ensure!(shows_ca(&pod, MOUNT_MANAGER_CERTS), "the manager pod was created without the CA mounted");
-        let file = format!("{MOUNT_MANAGER_CERTS}/{KEY_CA}");
-        ensure!(
-            has_variable(&pod, "CI_SERVER_TLS_CA_FILE", &file),
-            "the manager pod was created without CI_SERVER_TLS_CA_FILE"
-        );
-        self.page.note(&format!("CI_SERVER_TLS_CA_FILE={file}"));
-        self.page.measured(
-            "its pod is created with the CA mounted and the variable set",
-            "runner deployed -> manager pod created with the CA",
+            "its pod is let in after the clone is there, never before",
+            "namespace and Deployment created -> manager pod let in",
             created - started,
         );
         let name = pod.name_any();
         let runs = |pod: &Pod| pod.name_any() == name && is_running(pod);
         let (running, _) = self.pods.sees("the manager pod Running", runs).await?;
-        self.page.measured("the pod is Running", "runner deployed -> manager pod Running", running - started);
+        self.page.measured(
+            "the pod is Running",
+            "namespace and Deployment created -> manager pod Running",
+            running - started,
+        );
+        Ok(pod)
+    }
+
+    async fn pods_come_with_rotations(&mut self) -> Result<()> {
+        self.page.step(&format!("The token is rotated and a pod that uses it is created at once, {ROTATIONS} times"));
+        self.cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await?;
+        let before = self.tool.metric(LET_IN).await.unwrap_or_default();
+        let (mut slowest, mut sum) = (Duration::ZERO, Duration::ZERO);
+        for number in 0..ROTATIONS {
+            let token = format!("glrt-{number}");
+            let data = [("runner-registration-token", ""), ("runner-token", token.as_str())];
+            let pod = reader(&format!("reader-{number}"))?;
+            let source = self.cluster.put_secret(SOURCE_NAMESPACE, SECRET, &data).await;
+            let started = Instant::now();
+            let pod = self.pods().create(&PostParams::default(), &pod).await.context("a pod that uses the clone")?;
+            let took = started.elapsed();
+            let clone = self.clone().await?;
+            ensure!(has_data(&clone, &data), "a pod was let in before the clone had the rotated token");
+            let order = in_order([version(&source)?, version(&clone)?, version(&pod)?], "source, clone, pod")?;
+            if number == 0 {
+                let [source, clone, pod] = order;
+                self.page.note(&format!("revisions of the first: source {source} < clone {clone} < pod {pod}"));
+            }
+            slowest = slowest.max(took);
+            sum += took;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        self.asked(before + ROTATIONS as f64).await?;
+        let mean = sum / u32::try_from(ROTATIONS)?;
+        self.page.seen("each pod was let in after its clone had the new token; the mean", mean);
+        self.page.measured("the slowest", "token rotated, pod created at once -> let in (slowest)", slowest);
+        Ok(())
+    }
+
+    async fn pod_comes_while_the_source_is_gone(&mut self) -> Result<()> {
+        self.page.step("A pod that uses the clone is created while the source is gone");
+        let before = self.tool.metric(TURNED_AWAY).await.unwrap_or_default();
+        let clone = self.clone().await?;
+        self.cluster.delete_secret(SOURCE_NAMESPACE, SECRET).await;
+        self.page.note(&format!("$ kubectl create --namespace {RUNNER_NAMESPACE} --filename reader.yaml"));
+        let pod = serde_json::to_string(&reader("reader-that-waits")?)?;
+        let arguments = ["create", "--namespace", RUNNER_NAMESPACE, "--filename=-"];
+        let kubectl = self.cluster.plane.kubectl_with_stdin(&arguments, &pod);
+        let back = async {
+            wait::until("the gate turns the pod away", || async {
+                (self.tool.metric(TURNED_AWAY).await? > before).then_some(())
+            })
+            .await;
+            ensure!(self.pods().get_opt("reader-that-waits").await?.is_none(), "the pod was let in without a source");
+            let data = clone.data.iter().flatten();
+            let data = data.map(|(key, value)| Ok((key.as_str(), str::from_utf8(&value.0)?)));
+            let data = data.collect::<Result<Vec<_>>>()?;
+            self.cluster.put_secret(SOURCE_NAMESPACE, SECRET, &data).await;
+            anyhow::Ok(Instant::now())
+        };
+        let (printed, back) = tokio::join!(kubectl, back);
+        let (printed, took) = (printed.context("kubectl")?, back?.elapsed());
+        printed.lines().for_each(|line| self.page.note(line));
+        self.page.measured(
+            "turned away with 429 until the source was back; kubectl tried again",
+            "source back -> waiting pod let in (kubectl tries once a second)",
+            took,
+        );
+        let readers = ListParams::default().labels(READER);
+        self.pods().delete_collection(&DeleteParams::default().grace_period(0), &readers).await?;
+        Ok(())
+    }
+
+    async fn ca_is_created(&mut self) -> Result<()> {
+        self.page.step("The company's CA comes, with a client certificate: Secret gitlab-runner/gitlab-runner-certs");
+        let company = ServingCertificate::issue(&self.cluster.plane.dir().join("company"));
+        let (certificate, key) =
+            (std::fs::read_to_string(company.cert_path())?, std::fs::read_to_string(company.key_path())?);
+        let (pods, pod) = (self.pods(), job_pod()?);
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let before = pods.create(&dry_run, &pod).await.context("dry run of a job pod")?;
+        ensure!(shows_trust(&before).is_err(), "a job pod gets a trust bundle that does not exist");
+        let started = Instant::now();
+        let data = [(KEY_CA, company.ca_pem.as_str()), (KEY_TLS_CERT, &certificate), (KEY_TLS_KEY, &key)];
+        self.cluster.put_secret(RUNNER_NAMESPACE, CERTS, &data).await;
+        let (published, bundle) = self.bundles.sees("the trust bundle", |_| true).await?;
+        wait::until("a job pod would get the CA", || async {
+            let answer = pods.create(&dry_run, &pod).await.ok()?;
+            shows_trust(&answer).is_ok().then_some(())
+        })
+        .await;
+        let injected = started.elapsed();
+
+        let data = bundle.data.unwrap_or_default();
+        let (ca, all) = (data.get(KEY_CA).context(KEY_CA)?, data.get(KEY_BUNDLE).context(KEY_BUNDLE)?);
+        let (ca, all) = (certificates(ca), certificates(all));
+        ensure!(ca == certificates(&company.ca_pem), "{KEY_CA} is not the company's CA alone");
+        ensure!(
+            all.len() > 100 && ca.iter().all(|ca| all.contains(ca)),
+            "{KEY_BUNDLE} is not public roots and the company's CA"
+        );
+        for text in data.values() {
+            ensure!(!text.contains("PRIVATE KEY"), "a private key in a ConfigMap");
+            ensure!(
+                certificates(&certificate).iter().all(|leaf| !certificates(text).contains(leaf)),
+                "the client certificate, too"
+            );
+        }
+        self.page.note(&format!("ConfigMap {RUNNER_NAMESPACE}/{CONFIGMAP_TRUST}: {KEY_CA} (the company's CA) and"));
+        self.page.note(&format!("{KEY_BUNDLE} ({} certificates: public roots, too); no key", all.len()));
+        self.page.measured(
+            "the trust bundle is published",
+            "CA created -> trust bundle published",
+            published - started,
+        );
+        self.page.measured(
+            "a job pod created now would get it (seen in a dry run)",
+            "CA created -> injected from now on",
+            injected,
+        );
+        Ok(())
+    }
+
+    async fn manager_restarts(&mut self, former: &Pod) -> Result<()> {
+        self.page.step("The manager pod, which came before the CA, is deleted: its Deployment makes another");
+        ensure!(!shows_certs(former), "the manager pod was created with a CA that did not exist");
+        let started = Instant::now();
+        self.pods().delete(&former.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        let anew = |pod: &Pod| is_manager(pod) && pod.uid() != former.uid();
+        let (created, pod) = self.pods.sees("the next manager pod", anew).await?;
+        ensure!(shows_certs(&pod), "the manager pod was created without the CA mounted");
+        let file = format!("{MOUNT_MANAGER_CERTS}/{KEY_CA}");
+        let all = |_: &Container| true;
+        ensure!(
+            has_variable(&pod, all, "CI_SERVER_TLS_CA_FILE", &file),
+            "the manager pod was created without CI_SERVER_TLS_CA_FILE"
+        );
+        self.page.note(&format!("CI_SERVER_TLS_CA_FILE={file}"));
+        self.page.measured(
+            "it is created with the CA mounted and the variable set",
+            "manager pod deleted -> next one created with the CA",
+            created - started,
+        );
         Ok(())
     }
 
@@ -283,12 +434,17 @@ The webhook listens on https://{webhook}."
         let started = Instant::now();
         let pod = pods.create(&PostParams::default(), &job_pod()?).await.context("the job pod")?;
         let created = started.elapsed();
-        ensure!(shows_ca(&pod, MOUNT_JOB_CERTS), "the job pod was created without ca.crt");
-        ensure!(shown_keys(&pod) == [KEY_CA], "the job pod is shown more than ca.crt: {:?}", shown_keys(&pod));
-        self.page.note(&format!("{MOUNT_JOB_CERTS}/{KEY_CA}"));
+        shows_trust(&pod)?;
+        ensure!(!refers_to_certs(&pod), "the job pod refers to Secret {CERTS}");
+        self.page.note(&format!("{MOUNT_TRUST} and {MOUNT_JOB_CERTS}: the trust bundle"));
+        for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
+            let is_this = |(variable, _): &(String, String)| variable == name;
+            let (_, value) = variables().into_iter().find(is_this).with_context(|| name.to_owned())?;
+            self.page.note(&format!("{name}={value}"));
+        }
         self.page.measured(
-            "it is created with ca.crt mounted, and nothing else of that Secret",
-            "job started -> job pod created with the CA",
+            "it is created with the trust bundle and no reference to that Secret",
+            "job started -> job pod created with the trust bundle",
             created,
         );
         let name = pod.name_any();
@@ -309,16 +465,44 @@ The webhook listens on https://{webhook}."
         let since: Vec<_> = requests.iter().skip(before).filter(|request| request.verb != "watch").collect();
         ensure!(since.is_empty(), "requests at rest: {since:?}");
         let writes = self.cluster.writes().await;
+        let mut bundles = 0;
         for write in &writes {
-            let clone = write.resource == "secrets" && write.namespace == RUNNER_NAMESPACE && write.name == SECRET;
-            ensure!(clone, "something else than the clone was written: {write:?}");
+            let clone = write.resource == "secrets" && write.name == SECRET;
+            let bundle = write.resource == "configmaps" && write.name == CONFIGMAP_TRUST;
+            let ours = write.namespace == RUNNER_NAMESPACE && (clone || bundle);
+            ensure!(ours, "something else than clone and trust bundle was written: {write:?}");
+            bundles += usize::from(bundle);
         }
-        self.page.note(&format!("In the whole story it wrote {} times, each time the clone.", writes.len()));
+        let clones = writes.len() - bundles;
+        self.page.note(&format!("Writes in the whole story: {clones} to the clone, {bundles} to the trust bundle."));
         self.page.measured(
             "no write, and no request beyond its watches",
             "at rest -> no write, no request beyond watches",
             took,
         );
+        Ok(())
+    }
+
+    /// Checks that the gate has let in this many pods because their clone was current.
+    async fn asked(&self, times: f64) -> Result<()> {
+        let let_in = self.tool.metric(LET_IN).await.unwrap_or_default();
+        ensure!(let_in >= times, "the gate let in {let_in} pods, not {times}: it was not asked");
+        Ok(())
+    }
+
+    /// Creates the one object of this kind.
+    async fn create<K>(&self, objects: &[Value]) -> Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let kind = K::kind(&());
+        let object = objects.iter().find(|object| object["kind"] == *kind).with_context(|| kind.to_string())?;
+        let api: Api<K> = Api::namespaced(self.cluster.admin.clone(), RUNNER_NAMESPACE);
+        api.create(&PostParams::default(), &serde_json::from_value(object.clone())?).await.with_context(|| kind)?;
         Ok(())
     }
 
@@ -342,26 +526,85 @@ fn job_pod() -> Result<Pod> {
     Ok(serde_json::from_value(pod)?)
 }
 
-/// Whether a container mounts our volume there, and the volume shows the CA.
-fn shows_ca(pod: &Pod, path: &str) -> bool {
-    let spec = pod.spec.iter();
-    let mut mounts =
-        spec.flat_map(|spec| &spec.containers).flat_map(|container| container.volume_mounts.iter().flatten());
-    mounts.any(|mount| mount.name == VOLUME_CERTS && mount.mount_path == path) && shown_keys(pod).contains(&KEY_CA)
+/// A pod that gets the token from the clone.
+fn reader(name: &str) -> Result<Pod> {
+    let key = json!({"name": SECRET, "key": "runner-token"});
+    let (label, value) = READER.split_once('=').context("a label")?;
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {label: value}},
+        "spec": {"containers": [{
+            "name": "reader", "image": "reader", "env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": key}}],
+        }]},
+    }))?)
 }
 
-/// Keys of the certificate Secret that the pod's containers can see.
-fn shown_keys(pod: &Pod) -> Vec<&str> {
+/// Revisions, if each is greater than the one before.
+fn in_order<const N: usize>(revisions: [u64; N], names: &str) -> Result<[u64; N]> {
+    ensure!(revisions.is_sorted_by(|a, b| a < b), "not in this order: {names}: {revisions:?}");
+    Ok(revisions)
+}
+
+fn is_manager(pod: &Pod) -> bool {
+    pod.labels().get("release").is_some_and(|release| release == "gitlab-runner")
+}
+
+/// The variables of job pods and what they are set to.
+fn variables() -> Vec<(String, String)> {
+    let variables = Config::default().variables;
+    let set = |names: Vec<String>, key: &'static str| {
+        names.into_iter().map(move |name| (name, format!("{MOUNT_TRUST}/{key}")))
+    };
+    set(variables.additive, KEY_CA).chain(set(variables.replacing, KEY_BUNDLE)).collect()
+}
+
+/// That the container of the job's script sees the trust bundle and has every variable.
+fn shows_trust(pod: &Pod) -> Result<()> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes.filter(|volume| volume.name == VOLUME_CERTS).filter_map(|volume| volume.secret.as_ref());
-    let ours = sources.filter(|secret| secret.secret_name.as_deref() == Some(CERTS));
-    ours.flat_map(|secret| secret.items.iter().flatten()).map(|item| item.key.as_str()).collect()
+    let ours = volumes.filter(|volume| volume.name == VOLUME_TRUST).filter_map(|volume| volume.config_map.as_ref());
+    ensure!(ours.map(|map| &map.name).eq([CONFIGMAP_TRUST]), "there is no volume with the trust bundle");
+    let build = |container: &Container| container.name == "build";
+    for path in [MOUNT_TRUST, MOUNT_JOB_CERTS] {
+        ensure!(mounts(pod, build, VOLUME_TRUST, path), "the trust bundle is not mounted at {path}");
+    }
+    for (variable, value) in variables() {
+        ensure!(has_variable(pod, build, &variable, &value), "{variable}={value} is not set");
+    }
+    Ok(())
 }
 
-fn has_variable(pod: &Pod, name: &str, value: &str) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut variables = containers.flat_map(|container| container.env.iter().flatten());
+/// Whether a container sees the CA of the certificate Secret.
+fn shows_certs(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut sources = volumes.filter(|volume| volume.name == VOLUME_CERTS).filter_map(|volume| volume.secret.as_ref());
+    mounts(pod, |_| true, VOLUME_CERTS, MOUNT_MANAGER_CERTS)
+        && sources.any(|secret| {
+            secret.secret_name.as_deref() == Some(CERTS) && secret.items.iter().flatten().any(|item| item.key == KEY_CA)
+        })
+}
+
+fn refers_to_certs(pod: &Pod) -> bool {
+    serde_json::to_string(&pod.spec).is_ok_and(|spec| spec.contains(CERTS))
+}
+
+fn containers(pod: &Pod, which: impl Fn(&Container) -> bool) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|spec| &spec.containers).filter(move |container| which(container))
+}
+
+fn mounts(pod: &Pod, which: impl Fn(&Container) -> bool, volume: &str, path: &str) -> bool {
+    let mut mounts = containers(pod, which).flat_map(|container| container.volume_mounts.iter().flatten());
+    mounts.any(|mount| mount.name == volume && mount.mount_path == path)
+}
+
+fn has_variable(pod: &Pod, which: impl Fn(&Container) -> bool, name: &str, value: &str) -> bool {
+    let mut variables = containers(pod, which).flat_map(|container| container.env.iter().flatten());
     variables.any(|variable| variable.name == name && variable.value.as_deref() == Some(value))
+}
+
+/// The certificates of a PEM file, without line breaks.
+fn certificates(pem: &str) -> Vec<String> {
+    let blocks = pem.split("-----BEGIN CERTIFICATE-----").skip(1);
+    blocks.map(|block| block.split("-----END").next().unwrap_or_default().split_whitespace().collect()).collect()
 }
 
 fn is_running(pod: &Pod) -> bool {
