@@ -47,7 +47,7 @@ pub struct Metrics {
 /// Labels of an admission answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct AdmissionLabels {
-    /// `mutate-pods` or `mutate-namespaces`.
+    /// `mutate-pods`, `mutate-namespaces` or `validate-pods`.
     pub webhook: &'static str,
     /// `allowed`, `patched`, `denied` or `error`.
     pub decision: &'static str,
@@ -58,7 +58,7 @@ pub struct AdmissionLabels {
 /// The webhook alone.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WebhookLabels {
-    /// `mutate-pods` or `mutate-namespaces`.
+    /// `mutate-pods`, `mutate-namespaces` or `validate-pods`.
     pub webhook: &'static str,
 }
 
