@@ -49,7 +49,7 @@ async fn started(gate: &str) -> (Cluster, Tool, Client) {
     cluster.register_webhooks(tool.webhook_port().await, "Fail").await;
     let client = plain_client(&cluster).await;
     wait::until("the API server calls the gate", || async {
-        create(&client, &pod_with("called", json!({"volumes": [volume()]})), true).await;
+        create(&client, &pod_with("called", &json!({"volumes": [volume()]})), true).await;
         let (_, page) = tool.get("/metrics").await;
         page.contains("webhook=\"validate-pods\"").then_some(())
     })
@@ -61,7 +61,7 @@ fn volume() -> Value {
     json!({"name": "token", "secret": {"secretName": SECRET}})
 }
 
-fn pod_with(name: &str, spec: Value) -> Value {
+fn pod_with(name: &str, spec: &Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "main", "image": "i"}]},
@@ -123,24 +123,24 @@ async fn every_way_to_use_a_clone_waits_for_it_and_nothing_else_does() {
         ("pull", json!({"imagePullSecrets": [{"name": SECRET}]})),
     ];
     for (name, spec) in &users {
-        let answer = create(&client, &pod_with(name, spec.clone()), false).await;
+        let answer = create(&client, &pod_with(name, spec), false).await;
         assert!(turned_away(&answer), "{name}: {} {}", answer.code, answer.body);
         let message = answer.body["message"].as_str().unwrap();
         assert!(message.contains(SECRET) && message.contains(SOURCE_NAMESPACE), "{message}");
     }
     let asked = cluster.requests().await.len();
     let other = json!({"volumes": [{"name": "o", "secret": {"secretName": "other", "optional": true}}]});
-    assert_eq!(create(&client, &pod_with("other", other), false).await.code, 201);
-    let mut job = pod_with("job", json!({"volumes": [volume()]}));
+    assert_eq!(create(&client, &pod_with("other", &other), false).await.code, 201);
+    let mut job = pod_with("job", &json!({"volumes": [volume()]}));
     job["metadata"]["labels"] = json!({"job.runner.gitlab.com/pod": "job"});
     assert_eq!(create(&client, &job, false).await.code, 201, "job pods never reach the gate");
     // A dry run is answered from memory.
-    assert!(turned_away(&create(&client, &pod_with("dry", users[0].1.clone()), true).await));
+    assert!(turned_away(&create(&client, &pod_with("dry", &users[0].1), true).await));
     assert_eq!(cluster.requests().await.len(), asked, "none of these made the tool ask the API server");
 
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
-    for (name, spec) in users {
+    for (name, spec) in &users {
         let answer = create(&client, &pod_with(name, spec), false).await;
         let of_gate = answer.warnings.iter().any(|warning| warning.contains(SECRET));
         assert!(answer.code == 201 && !of_gate, "{name}: {} {:?} {}", answer.code, answer.warnings, answer.body);
@@ -151,7 +151,7 @@ async fn every_way_to_use_a_clone_waits_for_it_and_nothing_else_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_source_missing_it_gives_up_or_does_not_as_told() {
     let (cluster, tool, client) = started("giveUpAfter: 3s").await;
-    let pod = pod_with("waits", json!({"volumes": [volume()]}));
+    let pod = pod_with("waits", &json!({"volumes": [volume()]}));
     // The time counts from when the clone fell out of step, so the first answer may be either.
     let answer = wait::until("the gate gives up", || async {
         let answer = create(&client, &pod, false).await;
@@ -172,7 +172,7 @@ async fn with_the_source_missing_it_gives_up_or_does_not_as_told() {
         .await;
     for round in 0..3 {
         let answer =
-            create(&client, &pod_with(&format!("denied-{round}"), json!({"volumes": [volume()]})), false).await;
+            create(&client, &pod_with(&format!("denied-{round}"), &json!({"volumes": [volume()]})), false).await;
         assert!(turned_away(&answer), "{}", answer.body);
     }
     assert!(tool.stop().await.success());
@@ -183,7 +183,7 @@ async fn with_the_source_missing_it_gives_up_or_does_not_as_told() {
         .flag("--listen", &format!("127.0.0.1:{port}"))
         .start()
         .await;
-    assert_eq!(create(&client, &pod_with("no-gate", json!({"volumes": [volume()]})), false).await.code, 201);
+    assert_eq!(create(&client, &pod_with("no-gate", &json!({"volumes": [volume()]})), false).await.code, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,7 @@ async fn a_pod_created_right_after_a_rotation_never_sees_the_old_token() {
     for round in 0..50 {
         let token = format!("token-{round}");
         cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", &token)]).await;
-        let pod = pod_with(&format!("after-{round}"), json!({"volumes": [volume()]}));
+        let pod = pod_with(&format!("after-{round}"), &json!({"volumes": [volume()]}));
         let created = wait::until("the pod is let in", || async {
             let answer = create(&client, &pod, false).await;
             (answer.code == 201).then_some(answer.body)
@@ -214,10 +214,13 @@ async fn simultaneous_requests_share_their_reads() {
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
     let before = cluster.requests().await.len();
-    let pods = (0..100).map(|index| {
-        let client = client.clone();
-        async move { create(&client, &pod_with(&format!("p{index}"), json!({"volumes": [volume()]})), false).await.code }
-    });
+    let pods =
+        (0..100).map(|index| {
+            let client = client.clone();
+            async move {
+                create(&client, &pod_with(&format!("p{index}"), &json!({"volumes": [volume()]})), false).await.code
+            }
+        });
     assert!(join_all(pods).await.iter().all(|code| *code == 201));
     let reads = cluster.requests().await[before..].iter().filter(|request| request.verb == "get").count();
     assert!((2..=100).contains(&reads), "{reads} reads for 100 pods, two for each if none were shared");

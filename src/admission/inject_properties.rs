@@ -7,7 +7,10 @@ use serde_json::json;
 
 use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, other_cas, seen};
 use crate::{
-    admission::pod::{Place, shows},
+    admission::{
+        lean::tests::lean,
+        pod::{Place, shows},
+    },
     names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
     trust::Trust,
 };
@@ -223,6 +226,11 @@ proptest! {
     #[test]
     fn any_pod(pod in pods(), kind in kinds(), snapshot in snapshots(), config in configs()) {
         let injection = inject(&pod, kind, "ns", &snapshot, &config);
+        // What a review keeps of a pod decides as all of it does.
+        let lean_pod = lean(&pod);
+        let lean = inject(&lean_pod, kind, "ns", &snapshot, &config);
+        prop_assert_eq!((&lean.patch, &lean.warnings, lean.reason), (&injection.patch, &injection.warnings, injection.reason));
+        prop_assert_eq!(Kind::of(&lean_pod, &config), Kind::of(&pod, &config));
         let patch = json!(injection.patch);
         prop_assert!(injection.patch.iter().all(|operation| matches!(operation, PatchOperation::Add(_))));
         prop_assert_eq!(injection.reason == Reason::Injected, !injection.patch.is_empty());

@@ -11,7 +11,7 @@ use crate::config::Config;
 /// On each job pod since GitLab Runner 17.9; no configuration or CI job can override it.
 const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
 /// On each job pod since GitLab Runner 15.9.
-const ANNOTATION_JOB: &str = "job.runner.gitlab.com/id";
+pub(super) const ANNOTATION_JOB: &str = "job.runner.gitlab.com/id";
 /// On each job pod of any version, `runner-<token>-project-<id>-concurrent-<n>`.
 const LABEL_JOB_LEGACY: &str = "pod";
 /// On each pause pod of the autoscaler, since GitLab Runner 18.11.

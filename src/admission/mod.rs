@@ -8,6 +8,7 @@ mod flights;
 mod gate;
 mod inject;
 mod kind;
+mod lean;
 mod namespace;
 mod pod;
 mod references;

@@ -1,7 +1,7 @@
 //! `AdmissionReview` v1: bytes in, bytes out.
 //!
 //! Only what is needed is read, so that later API servers may add fields; the object stays raw
-//! JSON, because a typed round trip would drop the fields it does not know.
+//! JSON, because patches name places in it and hostile pods have any shape.
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>.
 
 use std::{collections::BTreeMap, fmt};
@@ -11,7 +11,7 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::error::ReviewError;
+use super::{error::ReviewError, lean};
 
 /// The only version that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -35,7 +35,8 @@ pub(crate) struct Request {
     pub(crate) operation: String,
     #[serde(default)]
     pub(crate) dry_run: bool,
-    #[serde(default)]
+    /// Of the object, what decisions are made from; see `lean`.
+    #[serde(default, deserialize_with = "lean::object")]
     pub(crate) object: Value,
 }
 
@@ -251,13 +252,13 @@ mod tests {
             "request": {
                 "uid": "u1", "operation": "CREATE", "kind": {"group": "", "version": "v1", "kind": "Pod", "x": 1},
                 "namespace": "n", "dryRun": true, "userInfo": {"username": "a"}, "future": {},
-                "object": {"metadata": {"generateName": "p-"}, "spec": {"future": null}},
+                "object": {"metadata": {"generateName": "p-"}, "spec": {"future": null, "volumes": null}},
             },
         }))
         .unwrap_or_else(|error| panic!("{error}"));
         assert!(request.creates("Pod") && !request.creates("Namespace"));
         assert_eq!((request.uid.as_str(), request.namespace.as_str(), request.display_name()), ("u1", "n", "p-"));
-        assert_eq!(request.object["spec"], json!({"future": null}));
+        assert_eq!(request.object["spec"], json!({"volumes": null}));
     }
 
     #[test]
