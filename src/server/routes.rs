@@ -1,6 +1,6 @@
 //! What is served where.
 
-use std::{panic::resume_unwind, sync::Arc};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -66,8 +66,9 @@ pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
     let webhook = |webhook| {
         let budget = budget.clone();
         post(move |State(state): State<AppState>, request: Request| async move {
+            let deadline = deadline(request.uri().query());
             match budget.read(request).await {
-                Ok(review) => answer(state, webhook, review).await,
+                Ok(review) => answer(state, webhook, deadline, review).await,
                 Err(Unread::Bad(error)) => answered(state.admission.answer(webhook, Err(error)).await),
                 Err(Unread::Busy(reason)) => {
                     state.metrics.shed.get_or_create(&ShedLabels { reason }).inc();
@@ -89,16 +90,21 @@ pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
         .with_state(state)
 }
 
-async fn answer(state: AppState, webhook: Webhook, Review { body, is_large, room }: Review) -> Response {
+async fn answer(
+    state: AppState,
+    webhook: Webhook,
+    deadline: Duration,
+    Review { body, is_large, room }: Review,
+) -> Response {
     if !is_large {
-        let answer = state.admission.answer(webhook, Ok(body)).await;
+        let answer = state.admission.answer_within(deadline, webhook, Ok(body)).await;
         drop(room);
         return answered(answer);
     }
     // To parse it takes tens of milliseconds, in which this thread could answer hundreds of others.
     let runtime = Handle::current();
     let answering = spawn_blocking(move || {
-        let answer = runtime.block_on(state.admission.answer(webhook, Ok(body)));
+        let answer = runtime.block_on(state.admission.answer_within(deadline, webhook, Ok(body)));
         drop(room);
         answer
     });
@@ -108,6 +114,13 @@ async fn answer(state: AppState, webhook: Webhook, Review { body, is_large, room
         // The runtime is shutting down.
         Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting down".to_owned()),
     }
+}
+
+/// When the API server stops waiting: it says so in whole seconds, `?timeout=5s`, and allows 10 s at most by default.
+fn deadline(query: Option<&str>) -> Duration {
+    let timeout = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
+    let seconds = timeout.and_then(|timeout| timeout.strip_suffix('s')?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
 }
 
 fn answered(answer: Result<Vec<u8>, ReviewError>) -> Response {
@@ -164,4 +177,17 @@ fn refusal(code: StatusCode, message: String) -> Response {
 
 fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_servers_deadline_is_read() {
+        let table = [(None, 10), (Some("timeout=5s"), 5), (Some("a=b&timeout=1s"), 1), (Some("timeout=soon"), 10)];
+        for (query, seconds) in table {
+            assert_eq!(deadline(query), Duration::from_secs(seconds), "{query:?}");
+        }
+    }
 }
