@@ -7,7 +7,7 @@
 mod job;
 mod manager;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use json_patch::Patch;
 use serde_json::Value;
@@ -284,6 +284,12 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
 }
 
 /// The variable of this name in a container. The last of several counts, as kubelet has it.
+/// The variables of a container by name; of two with one name, the one that counts: the last.
+fn environment(container: &Value) -> HashMap<&str, &Value> {
+    let variables = items(at(container, &["env"]));
+    variables.filter_map(|variable| Some((at(variable, &["name"]).as_str()?, variable))).collect()
+}
+
 fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a Value> {
     items(at(container, &["env"])).filter(|variable| at(variable, &["name"]).as_str() == Some(name)).last()
 }
