@@ -5,9 +5,10 @@ RUST_TEST_THREADS ?= 3
 export RUST_TEST_THREADS
 
 CARGO ?= cargo
+FUZZ_SECONDS ?= 600
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test bench lint fmt control-plane clean rust go
+.PHONY: help demo demo-keep test bench soak fuzz lint fmt control-plane clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +27,17 @@ test: lint control-plane ## formatting, lints, then unit, property and integrati
 
 bench: rust go ## latency beside the floor (a bare watch and apply loop), measured in the same run
 	$(CARGO) bench --locked --bench '*'
+
+soak: lint control-plane ## what takes minutes by its nature; the last result is in docs/soak.md
+	$(CARGO) test --locked --workspace -- --ignored soak
+
+fuzz: rust ## ten minutes of fuzzing, FUZZ_SECONDS for another time: docs/fuzzing.md
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "make: needs a nightly Rust and cargo-fuzz: rustup toolchain install nightly; cargo install cargo-fuzz" >&2; \
+		exit 1; }
+	fuzz/seeds.sh
+	$(CARGO) +nightly fuzz run review -- \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=4096
 
 lint: rust ## formatting and clippy, as `make test` begins
 	$(CARGO) fmt --all --check
