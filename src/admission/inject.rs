@@ -284,6 +284,12 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
 }
 
 /// The variable of this name in a container. The last of several counts, as kubelet has it.
+/// Names of the variables whose presence or value decides what a pod gets.
+pub(super) fn variables(config: &Config) -> BTreeSet<String> {
+    let configured = config.variables.additive.iter().chain(&config.variables.replacing).cloned();
+    configured.chain(job::VARIABLES.iter().chain(&manager::VARIABLES).map(|name| (*name).to_owned())).collect()
+}
+
 /// The variables of a container by name; of two with one name, the one that counts: the last.
 fn environment(container: &Value) -> HashMap<&str, &Value> {
     let variables = items(at(container, &["env"]));

@@ -227,7 +227,7 @@ proptest! {
     fn any_pod(pod in pods(), kind in kinds(), snapshot in snapshots(), config in configs()) {
         let injection = inject(&pod, kind, "ns", &snapshot, &config);
         // What a review keeps of a pod decides as all of it does.
-        let lean_pod = lean(&pod);
+        let lean_pod = lean(&pod, &variables(&config));
         let lean = inject(&lean_pod, kind, "ns", &snapshot, &config);
         prop_assert_eq!((&lean.patch, &lean.warnings, lean.reason), (&injection.patch, &injection.warnings, injection.reason));
         prop_assert_eq!(Kind::of(&lean_pod, &config), Kind::of(&pod, &config));

@@ -15,7 +15,7 @@ mod references;
 mod review;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ pub struct Admission {
     snapshot: SharedSnapshot,
     gate: Gate,
     metrics: Metrics,
+    /// Variables of a pod whose values matter.
+    names: Arc<BTreeSet<String>>,
 }
 
 /// The webhooks that are served.
@@ -79,7 +81,8 @@ impl Admission {
     /// Admission by this configuration and what the watches publish; the gate asks by these requests.
     pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, metrics: Metrics) -> Self {
         let gate = Gate::new(Arc::clone(&config), snapshot.clone(), requests);
-        Self { config, snapshot, gate, metrics }
+        let names = Arc::new(inject::variables(&config));
+        Self { config, snapshot, gate, metrics, names }
     }
 
     /// Answers one review, or says why it could not be read.
@@ -114,7 +117,7 @@ impl Admission {
         );
 
         let mut outcome = ("error", "");
-        let answer = match body.and_then(|body| Request::read(&body)) {
+        let answer = match body.and_then(|body| Request::read(&body, &self.names)) {
             Err(error) => Err(error),
             Ok(request) => {
                 span.record("uid", &request.uid).record("namespace", &request.namespace);

@@ -4,12 +4,15 @@
 //! JSON, because patches name places in it and hostile pods have any shape.
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use json_patch::Patch;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{error::ReviewError, lean};
 
@@ -18,26 +21,38 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
 /// The part of a request that decisions are made from.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct Request {
-    #[serde(default)]
     pub(crate) uid: String,
-    #[serde(default)]
     pub(crate) kind: GroupVersionKind,
-    #[serde(default)]
     pub(crate) sub_resource: String,
-    #[serde(default)]
     pub(crate) name: String,
-    #[serde(default)]
     pub(crate) namespace: String,
-    #[serde(default)]
     pub(crate) operation: String,
-    #[serde(default)]
     pub(crate) dry_run: bool,
     /// Of the object, what decisions are made from; see `lean`.
-    #[serde(default, deserialize_with = "lean::object")]
     pub(crate) object: Value,
+}
+
+/// A request as it comes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    kind: GroupVersionKind,
+    #[serde(default)]
+    sub_resource: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    operation: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(borrow, default)]
+    object: Option<&'a RawValue>,
 }
 
 /// The kind of the object under review.
@@ -50,28 +65,20 @@ pub(crate) struct GroupVersionKind {
 }
 
 impl Request {
-    /// Reads a review.
-    pub(crate) fn read(body: &[u8]) -> Result<Self, ReviewError> {
+    /// Reads a review. `names` are those of the variables in a pod that matter.
+    pub(crate) fn read(body: &[u8], names: &BTreeSet<String>) -> Result<Self, ReviewError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Review {
+        struct Review<'a> {
             #[serde(default)]
             api_version: String,
             #[serde(default)]
             kind: String,
-            request: Option<Request>,
+            #[serde(borrow)]
+            request: Option<Wire<'a>>,
         }
 
-        let review: Review = serde_json::from_slice(body).map_err(|error| ReviewError::Json {
-            // Its text would repeat what was sent.
-            problem: match error.classify() {
-                serde_json::error::Category::Io | serde_json::error::Category::Syntax => "bad syntax",
-                serde_json::error::Category::Data => "a field of the wrong type",
-                serde_json::error::Category::Eof => "it ends too early",
-            },
-            line: error.line(),
-            column: error.column(),
-        })?;
+        let review: Review<'_> = serde_json::from_slice(body).map_err(|error| not_json(&error))?;
         match (review.api_version.as_str(), review.kind.as_str()) {
             (API_VERSION, KIND) => {}
             ("admission.k8s.io/v1beta1", KIND) => return Err(ReviewError::Version),
@@ -83,10 +90,13 @@ impl Request {
             (request.operation.is_empty(), "request.operation"),
             (request.kind.kind.is_empty(), "request.kind"),
         ];
-        match required.into_iter().find(|(absent, _)| *absent) {
-            Some((_, field)) => Err(ReviewError::Missing { field }),
-            None => Ok(request),
+        if let Some((_, field)) = required.into_iter().find(|(absent, _)| *absent) {
+            return Err(ReviewError::Missing { field });
         }
+        let object = request.object.map(|object| lean::object(object.get(), names));
+        let object = object.transpose().map_err(|error| not_json(&error))?.unwrap_or_default();
+        let Wire { uid, kind, sub_resource, name, namespace, operation, dry_run, .. } = request;
+        Ok(Self { uid, kind, sub_resource, name, namespace, operation, dry_run, object })
     }
 
     /// Whether an object of this kind of the core API, itself and not a subresource, is being created.
@@ -100,6 +110,19 @@ impl Request {
     pub(crate) fn display_name(&self) -> &str {
         let prefix = || self.object.pointer("/metadata/generateName").and_then(Value::as_str);
         if self.name.is_empty() { prefix().unwrap_or_default() } else { &self.name }
+    }
+}
+
+/// Its text would repeat what was sent.
+fn not_json(error: &serde_json::Error) -> ReviewError {
+    ReviewError::Json {
+        problem: match error.classify() {
+            serde_json::error::Category::Io | serde_json::error::Category::Syntax => "bad syntax",
+            serde_json::error::Category::Data => "a field of the wrong type",
+            serde_json::error::Category::Eof => "it ends too early",
+        },
+        line: error.line(),
+        column: error.column(),
     }
 }
 
@@ -238,7 +261,7 @@ mod tests {
     use super::*;
 
     fn read(review: &Value) -> Result<Request, ReviewError> {
-        Request::read(review.to_string().as_bytes())
+        Request::read(review.to_string().as_bytes(), &BTreeSet::new())
     }
 
     fn answer(decision: Decision) -> Value {
@@ -296,7 +319,7 @@ mod tests {
             (without("kind"), "incomplete", "request.kind"),
         ];
         for (body, reason, expects) in table {
-            let Err(error) = Request::read(body.as_bytes()) else { panic!("{body}") };
+            let Err(error) = Request::read(body.as_bytes(), &BTreeSet::new()) else { panic!("{body}") };
             let text = error.to_string();
             assert_eq!((error.reason(), error.status()), (reason, 400), "{text}");
             assert!(text.contains(expects) && !text.contains("hunter2"), "{text}");

@@ -23,6 +23,8 @@ const GIT_VARIABLE: &str = "GIT_SSL_CAINFO";
 /// Read by OpenSSL, Go and what is made with them; each reads the file and the directories.
 const FILE_VARIABLE: &str = "SSL_CERT_FILE";
 const DIRECTORY_VARIABLE: &str = "SSL_CERT_DIR";
+/// Those that are looked at whatever the configuration says.
+pub(super) const VARIABLES: [&str; 2] = [FILE_VARIABLE, DIRECTORY_VARIABLE];
 /// Where images have their own certificates: Debian and Alpine, Red Hat, and what kaniko's image says of itself.
 const DIRECTORIES_OF_IMAGES: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
 

@@ -30,6 +30,9 @@ use crate::{
 
 const URL_VARIABLE: &str = "CI_SERVER_URL";
 const CA_VARIABLE: &str = "CI_SERVER_TLS_CA_FILE";
+/// Those that are looked at.
+pub(super) const VARIABLES: [&str; 4] =
+    [URL_VARIABLE, CA_VARIABLE, "CI_SERVER_TLS_CERT_FILE", "CI_SERVER_TLS_KEY_FILE"];
 /// One is of no use without the other.
 const CLIENT_PAIR: [(&str, &str); 2] =
     [("CI_SERVER_TLS_CERT_FILE", KEY_TLS_CERT), ("CI_SERVER_TLS_KEY_FILE", KEY_TLS_KEY)];
