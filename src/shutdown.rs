@@ -29,9 +29,4 @@ impl Shutdown {
         // An error means that the trigger is gone, which asks, too.
         let _ = self.0.wait_for(|requested| *requested).await;
     }
-
-    /// Whether shutdown was requested.
-    pub fn is_requested(&self) -> bool {
-        *self.0.borrow()
-    }
 }
