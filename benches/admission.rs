@@ -27,7 +27,8 @@ use futures::future::join_all;
 use gitlab_runner_webhook::{
     cluster::Requests,
     config::{Config, NamespaceName},
-    server::{AppState, Certificate, CertificateFiles, Server, bind, webhook_router},
+    pki::{CertificateFiles, FileCertificate},
+    server::{AppState, Certificate, Server, bind, webhook_router},
     shutdown,
     snapshot::Snapshot,
     telemetry::{health::Health, metrics::Metrics},
@@ -235,7 +236,8 @@ fn serve(router: Router) -> Peer {
     let folder = tempfile::tempdir().unwrap();
     let serving = ServingCertificate::issue(folder.path());
     let files = CertificateFiles { cert: serving.cert_path(), key: serving.key_path() };
-    let certificate = Certificate::load(files, Metrics::new()).unwrap();
+    let certificate = Certificate::new(Metrics::new());
+    FileCertificate::load(files, Arc::clone(&certificate), Metrics::new()).unwrap();
     let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").unwrap();
     let address = socket.local_addr().unwrap();
     let (trigger, shutdown) = shutdown::channel();

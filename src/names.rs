@@ -80,5 +80,12 @@ pub const PATH_VALIDATE_PODS: &str = "/validate/pods";
 /// Name of the webhook that lets a pod in when its clones are there and current.
 pub const WEBHOOK_GATE: &str = "gate.pods.gitlab-runner-webhook";
 
+/// The Secret with the serving CAs, in our own namespace, unless `--ca-secret` names another.
+pub const SECRET_CA: &str = "gitlab-runner-webhook-ca";
+/// Field manager of every write to the CA Secret.
+pub const FIELD_MANAGER_CA: &str = "gitlab-runner-webhook-ca";
+/// Field manager of `caBundle` in our webhook configurations. It owns nothing else.
+pub const FIELD_MANAGER_CA_BUNDLE: &str = "gitlab-runner-webhook-ca-bundle";
+
 /// Prefix of every metric.
 pub const METRIC_PREFIX: &str = "gitlab_runner_webhook";

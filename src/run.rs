@@ -10,8 +10,10 @@ use tokio::{
 
 use crate::{
     cluster::{self, Requests},
-    config::{Config, Settings},
-    server::{AppState, Certificate, CertificateFiles, Server, bind, probe_router, webhook_router},
+    config::{Config, NamespaceName, Settings, TlsMode},
+    crypto, names, pki,
+    pki::{CertificateFiles, FileCertificate, Rotation},
+    server::{AppState, Certificate, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
     sync::Driver,
@@ -20,6 +22,8 @@ use crate::{
 
 /// How long requests under way may take after shutdown was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Where a pod finds the name of its namespace.
+const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -31,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub async fn run(settings: Settings) -> Result<()> {
     let mut signals = Signals::new()?;
     // The kube client takes the process-wide provider; a second installation changes nothing.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
 
     let config = Arc::new(read_config(&settings)?);
     let metrics = Metrics::new();
@@ -41,8 +45,14 @@ pub async fn run(settings: Settings) -> Result<()> {
     let webhook_socket = bind(settings.listen, "--listen")?;
     let probe_socket = bind(settings.probe_listen, "--probe-listen")?;
     let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
-    let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
-    let certificate = Certificate::load(files, metrics.clone())?;
+    let certificate = Certificate::new(metrics.clone());
+    let way = match settings.tls {
+        TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, own_namespace(&settings)?)?),
+        TlsMode::Files => {
+            let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
+            Way::Files(FileCertificate::load(files, Arc::clone(&certificate), metrics.clone())?)
+        }
+    };
     let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
 
     let (trigger, shutdown) = shutdown::channel();
@@ -52,13 +62,20 @@ pub async fn run(settings: Settings) -> Result<()> {
         Server::https(webhook_socket, webhook_router(state.clone()), Arc::clone(&certificate), metrics.clone())
             .context("no TLS")?;
     let probes = Server::http(probe_socket, probe_router(state), metrics.clone());
-    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot);
-
     let mut tasks = Tasks::default();
+    let fresh = match way {
+        Way::Files(files) => Some(tokio::spawn(files.keep_fresh(settings.tls_reload))),
+        Way::SelfManaged(options) => {
+            let rotation =
+                Rotation::new(options, pki::Clock::system(), &clients, certificate, &health, metrics.clone());
+            tasks.spawn("certificate rotation", rotation.run(shutdown.clone()));
+            None
+        }
+    };
+    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot);
     tasks.spawn("sync", driver.run(shutdown.clone()));
     tasks.spawn("webhook server", webhook.serve(shutdown.clone(), DRAIN));
     tasks.spawn("probe server", probes.serve(shutdown, DRAIN));
-    let fresh = tokio::spawn(certificate.keep_fresh(settings.tls_reload));
     tracing::info!(server = "webhook", address = %webhook_address, "listening");
     tracing::info!(server = "probes", address = %probe_address, "listening");
 
@@ -70,9 +87,27 @@ pub async fn run(settings: Settings) -> Result<()> {
         ended = tasks.ended() => Err(anyhow!("task {ended} before shutdown; the process cannot go on")),
     };
     trigger.request();
-    fresh.abort();
+    if let Some(fresh) = fresh {
+        fresh.abort();
+    }
     tasks.all_ended().await;
     outcome
+}
+
+/// How this process comes to its serving certificate.
+enum Way {
+    SelfManaged(pki::Options),
+    Files(FileCertificate),
+}
+
+/// Our own namespace: as given, else the pod's, else the one that the manifests have.
+fn own_namespace(settings: &Settings) -> Result<NamespaceName> {
+    if let Some(namespace) = &settings.namespace {
+        return Ok(namespace.clone());
+    }
+    let found = std::fs::read_to_string(POD_NAMESPACE);
+    let name = found.as_ref().map_or(names::APP, |name| name.trim());
+    name.parse().with_context(|| format!("own namespace in {POD_NAMESPACE}; give it with --namespace"))
 }
 
 fn read_config(settings: &Settings) -> Result<Config> {

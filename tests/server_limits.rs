@@ -15,7 +15,8 @@ use futures::future::join_all;
 use gitlab_runner_webhook::{
     cluster::Requests,
     config::Config,
-    server::{AppState, Certificate, CertificateFiles, Limits, Server, bind, webhook_router_within},
+    pki::{CertificateFiles, FileCertificate},
+    server::{AppState, Certificate, Limits, Server, bind, webhook_router_within},
     shutdown::{self, ShutdownTrigger},
     snapshot::SharedSnapshot,
     telemetry::{health::Health, metrics::Metrics},
@@ -57,7 +58,8 @@ impl Fixture {
         let serving = ServingCertificate::issue(folder.path());
         let metrics = Metrics::new();
         let files = CertificateFiles { cert: serving.cert_path(), key: serving.key_path() };
-        let certificate = Certificate::load(files, metrics.clone()).unwrap();
+        let certificate = Certificate::new(metrics.clone());
+        FileCertificate::load(files, Arc::clone(&certificate), metrics.clone()).unwrap();
         let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let requests = Requests::new(kube::Client::try_from(nowhere).unwrap());
         let config = Arc::new(Config::default());

@@ -4,8 +4,10 @@ mod client;
 mod error;
 mod request;
 mod watch;
+mod watch_health;
 
 pub use client::{Clients, ConnectError, connect};
 pub use error::{Problem, Reason};
 pub use request::{Object, Requests, Version};
 pub use watch::{Change, watch};
+pub use watch_health::WatchHealth;

@@ -2,10 +2,15 @@
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
-use http::{HeaderValue, Request, header::ACCEPT};
+use http::{
+    HeaderValue, Request,
+    header::{ACCEPT, DATE},
+};
+use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
+    client::Body,
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -128,6 +133,44 @@ impl Requests {
             Err(problem) if problem.reason == Reason::NotFound => Ok(()),
             result => result,
         }
+    }
+
+    /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
+    pub async fn apply_cluster<K>(
+        &self,
+        manager: &str,
+        name: &str,
+        mut object: serde_json::Value,
+    ) -> Result<(), Problem>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
+            fields.insert("kind".to_owned(), K::kind(&()).into());
+            fields.insert("metadata".to_owned(), serde_json::json!({"name": name}));
+        }
+        let params = PatchParams::apply(manager).force();
+        let request = kube::core::Request::new(K::url_path(&(), None)).patch(name, &params, &Patch::Apply(&object));
+        self.send(format!("apply {}/{name}", K::plural(&())), request).await
+    }
+
+    /// The time at the API server, in whole seconds: the `Date` of its answer to a read of this object, whether that
+    /// is there or not.
+    pub async fn time<K: Object>(&self, namespace: &NamespaceName, name: &str) -> Result<Timestamp, Problem> {
+        let tried = format!("{} for the time", what::<K>("get", namespace, name));
+        let request = requests::<K>(namespace).get(name, &GetParams::default());
+        let mut request = request.map_err(|error| unbuilt(&tried, &error))?;
+        request.headers_mut().insert(ACCEPT, METADATA_ONLY);
+        let answer = self.in_time(tried.clone(), self.client.send(request.map(Body::from))).await?;
+        let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        date.ok_or_else(|| Problem {
+            tried,
+            reason: Reason::Unreadable,
+            message: "the answer has no Date".to_owned(),
+            retry_after: None,
+        })
     }
 
     async fn send(

@@ -14,8 +14,8 @@ use std::{
 use kube::core::Selector;
 
 pub use error::ConfigError;
-pub use names::{NameError, NamespaceName, SecretName};
-pub use settings::{LogFormat, Settings};
+pub use names::{ConfigurationName, NameError, NamespaceName, SecretName, ServiceName};
+pub use settings::{LogFormat, Settings, TlsMode};
 
 /// The behaviour, checked: whatever is in here can be acted on.
 #[derive(Clone, Debug)]

@@ -77,6 +77,24 @@ checked_name!(
     "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends of each part"
 );
 
+checked_name!(
+    /// Name of a Service: an RFC 1123 label.
+    ServiceName,
+    "Service name",
+    63,
+    is_label,
+    "lower-case letters, digits and '-', at most 63, with a letter or digit at both ends"
+);
+
+checked_name!(
+    /// Name of a webhook configuration: an RFC 1123 subdomain.
+    ConfigurationName,
+    "name of a webhook configuration",
+    253,
+    |value: &str| value.split('.').all(is_label_of_any_length),
+    "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends of each part"
+);
+
 fn is_label(value: &str) -> bool {
     value.len() <= 63 && is_label_of_any_length(value)
 }

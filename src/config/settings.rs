@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use rustls::pki_types::ServerName;
 
+use super::names::{ConfigurationName, NamespaceName, SecretName, ServiceName};
 use crate::names;
 
 /// Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
@@ -31,7 +33,47 @@ pub struct Settings {
           default_value_t = SocketAddr::from(([0; 16], names::PORT_PROBES)))]
     pub probe_listen: SocketAddr,
 
-    /// Serving certificate chain (PEM). Read again when it changes.
+    /// Where the serving certificate comes from: this program's own CA, or files that somebody else writes.
+    #[arg(long, value_enum, env = "GITLAB_RUNNER_WEBHOOK_TLS", default_value_t)]
+    pub tls: TlsMode,
+
+    /// Own namespace: of the Service, and of the Secret with the serving CA. Without it: the pod's, else
+    /// gitlab-runner-webhook.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_NAMESPACE")]
+    pub namespace: Option<NamespaceName>,
+
+    /// Name of the Service by which the API server reaches this program.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_SERVICE", default_value = names::APP)]
+    pub service: ServiceName,
+
+    /// With self-managed: a further DNS name or address in the serving certificate. Once for each.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_TLS_SAN", value_delimiter = ',', value_parser = san)]
+    pub tls_san: Vec<String>,
+
+    /// With self-managed: Secret with the serving CA, shared by all replicas.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_CA_SECRET", default_value = names::SECRET_CA)]
+    pub ca_secret: SecretName,
+
+    /// With self-managed: name of both webhook configurations, whose caBundle is kept.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_WEBHOOK_CONFIGURATION", default_value = names::APP)]
+    pub webhook_configuration: ConfigurationName,
+
+    /// With self-managed: how long a CA lives: 300s, 12h, 365d. The next one is made after two thirds of that.
+    #[arg(long, value_name = "DURATION", env = "GITLAB_RUNNER_WEBHOOK_CA_LIFETIME",
+          default_value = "365d", value_parser = duration)]
+    pub ca_lifetime: Duration,
+
+    /// With self-managed: how long a serving certificate lives. It is renewed after two thirds of that.
+    #[arg(long, value_name = "DURATION", env = "GITLAB_RUNNER_WEBHOOK_LEAF_LIFETIME",
+          default_value = "7d", value_parser = duration)]
+    pub leaf_lifetime: Duration,
+
+    /// With self-managed: how long a new CA is in caBundle before it is used; every API server must have seen it.
+    #[arg(long, value_name = "DURATION", env = "GITLAB_RUNNER_WEBHOOK_CA_PROPAGATION",
+          default_value = "60s", value_parser = duration)]
+    pub ca_propagation: Duration,
+
+    /// With files: serving certificate chain (PEM). Read again when it changes.
     #[arg(
         long,
         value_name = "FILE",
@@ -40,7 +82,7 @@ pub struct Settings {
     )]
     pub tls_cert: PathBuf,
 
-    /// Private key of the serving certificate (PEM).
+    /// With files: private key of the serving certificate (PEM).
     #[arg(
         long,
         value_name = "FILE",
@@ -49,7 +91,7 @@ pub struct Settings {
     )]
     pub tls_key: PathBuf,
 
-    /// How often the certificate files are looked at.
+    /// With files: how often they are looked at.
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_TLS_RELOAD",
           default_value = "10", value_parser = seconds)]
     pub tls_reload: Duration,
@@ -68,6 +110,16 @@ pub struct Settings {
     pub log_level: tracing::Level,
 }
 
+/// Where the serving certificate comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TlsMode {
+    /// A CA of our own in a Secret, published in caBundle and rotated.
+    #[default]
+    SelfManaged,
+    /// `--tls-cert` and `--tls-key`.
+    Files,
+}
+
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -78,6 +130,31 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// A whole number with a unit. A certificate's life is hours and days, in tests seconds.
+fn duration(value: &str) -> Result<Duration, String> {
+    let expected = || "expected a whole number, 1 or more, with a unit: 90s, 10m, 12h, 365d".to_owned();
+    let (number, unit) = value.split_at_checked(value.len().saturating_sub(1)).ok_or_else(expected)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    match number.parse::<u32>() {
+        Ok(number) if number >= 1 => Ok(Duration::from_secs(u64::from(number) * unit)),
+        _ => Err(expected()),
+    }
+}
+
+/// An IP address, or a DNS name, lest a certificate cannot be issued.
+fn san(value: &str) -> Result<String, String> {
+    match ServerName::try_from(value) {
+        Ok(_) => Ok(value.to_owned()),
+        Err(_) => Err("expected a DNS name or an IP address".to_owned()),
+    }
 }
 
 fn seconds(value: &str) -> Result<Duration, String> {
@@ -109,6 +186,16 @@ mod tests {
         let settings = Settings::try_parse_from(["x"]).unwrap();
         assert_eq!(settings.listen.to_string(), "[::]:10250");
         assert_eq!(settings.watch_timeout, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn lifetimes_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("12h", 43_200), ("365d", 31_536_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for bad in ["", "s", "5", "0d", "-1d", "1.5h", "1w", "1 d", "99999999999d", "5ä"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -16,7 +16,6 @@ use std::{
 use axum::Router;
 use rustls::{
     ServerConfig,
-    crypto::aws_lc_rs::default_provider,
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };
@@ -34,7 +33,7 @@ use super::{
     resolver::Certificate,
     slots::{Slot, Slots},
 };
-use crate::{shutdown::Shutdown, telemetry::metrics::Metrics};
+use crate::{crypto, shutdown::Shutdown, telemetry::metrics::Metrics};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -104,7 +103,7 @@ impl Server {
         certificate: Arc<Certificate>,
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut config = ServerConfig::builder_with_provider(crypto::provider())
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(certificate);

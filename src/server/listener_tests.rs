@@ -12,11 +12,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{
-    super::testing::{HOST, Pair, SecretVolume},
-    *,
+use super::*;
+use crate::{
+    pki::{
+        FileCertificate,
+        testing::{HOST, Pair, SecretVolume},
+    },
+    shutdown::{self, ShutdownTrigger},
 };
-use crate::shutdown::{self, ShutdownTrigger};
 
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,7 +53,7 @@ async fn handshake(address: SocketAddr, trusted: &[&Pair], alpn: &[&str]) -> io:
     for pair in trusted {
         roots.add(pair.der.clone()).unwrap();
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ClientConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -160,7 +163,8 @@ async fn shutdown_is_bounded() {
 async fn a_client_that_never_speaks_tls_holds_nobody_up() {
     let pair = Pair::until(2100);
     let volume = SecretVolume::new(&pair.cert, &pair.key);
-    let certificate = Certificate::load(volume.files(), Metrics::new()).unwrap();
+    let certificate = Certificate::new(Metrics::new());
+    FileCertificate::load(volume.files(), Arc::clone(&certificate), Metrics::new()).unwrap();
     let router = Router::new().route("/ok", get(async || "fine"));
     let socket = bind(LOCAL, "--listen").unwrap();
     let server = Server::https(socket, router, certificate, Metrics::new()).unwrap();
@@ -179,8 +183,9 @@ async fn the_served_certificate_follows_the_files_and_a_bad_pair_changes_nothing
     let (old, new) = (Pair::until(2100), Pair::until(2101));
     let mut volume = SecretVolume::new(&old.cert, &old.key);
     let metrics = Metrics::new();
-    let certificate = Certificate::load(volume.files(), metrics.clone()).unwrap();
-    tokio::spawn(Arc::clone(&certificate).keep_fresh(Duration::from_millis(5)));
+    let certificate = Certificate::new(metrics.clone());
+    let files = FileCertificate::load(volume.files(), Arc::clone(&certificate), metrics.clone()).unwrap();
+    tokio::spawn(files.keep_fresh(Duration::from_millis(5)));
     let server = Server::https(bind(LOCAL, "--listen").unwrap(), Router::new(), certificate, metrics.clone()).unwrap();
     let (address, _trigger, _server) = start(server, PATIENCE);
     let trusted = [&old, &new];

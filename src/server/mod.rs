@@ -8,11 +8,9 @@ mod resolver;
 mod routes;
 mod slots;
 mod stream;
-#[cfg(test)]
-mod testing;
 mod tree;
 
 pub use limits::Limits;
 pub use listener::{BindError, Server, bind};
-pub use resolver::{Certificate, CertificateError, CertificateFiles};
+pub use resolver::{Certificate, Served};
 pub use routes::{AppState, probe_router, webhook_router, webhook_router_within};

@@ -1,228 +1,66 @@
-//! The serving certificate: read from PEM files, replaced while connections go on.
+//! The serving certificate, replaced while connections go on.
 
-use std::{fmt, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{Digest, SHA256, digest};
-use k8s_openapi::jiff::Timestamp;
+use arc_swap::ArcSwapOption;
 use rustls::{
-    crypto::aws_lc_rs::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tracing::{info, warn};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::telemetry::metrics::Metrics;
 
-/// How soon files that do not fit together are looked at again: the writer may be between the two.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
-
-/// Where the serving certificate comes from.
-#[derive(Clone, Debug)]
-pub struct CertificateFiles {
-    /// Certificate chain (PEM), leaf first: `--tls-cert`.
-    pub cert: PathBuf,
-    /// Private key (PEM): `--tls-key`.
-    pub key: PathBuf,
+/// A certificate to serve.
+pub struct Served {
+    /// Certificate chain and key.
+    pub key: Arc<CertifiedKey>,
+    /// When it expires, in seconds since the epoch.
+    pub not_after: i64,
+    /// Asked in each handshake: what to serve instead from now on, if this one is no longer valid and another can be
+    /// had at once.
+    pub successor: Option<Box<dyn Fn() -> Option<Served> + Send + Sync>>,
 }
 
-/// Why the files cannot be used. Of their content, nothing is repeated.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// A file could not be read.
-    #[error("cannot read {}: {source}; put a PEM file there or point {flag} at one", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// The flag that names it.
-        flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// No certificate in the file.
-    #[error("{} holds no readable PEM certificate; put the chain there, the leaf first", file.display())]
-    NoCertificate {
-        /// The file.
-        file: PathBuf,
-    },
-    /// No private key in the file.
-    #[error("{} holds no readable PEM private key; put the key of {} there", file.display(), cert.display())]
-    NoKey {
-        /// The file.
-        file: PathBuf,
-        /// The certificate that it should be the key of.
-        cert: PathBuf,
-    },
-    /// A key of a kind that cannot be used.
-    #[error("the key in {} cannot be used for TLS; expected ECDSA (P-256, P-384, P-521), Ed25519 or RSA", file.display())]
-    UnusableKey {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Each is fine, but not together.
-    #[error("the key in {} is not that of the certificate in {}; write both files anew", key.display(), cert.display())]
-    Mismatch {
-        /// The certificate.
-        cert: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
-}
-
-impl CertificateError {
-    /// The reason as log field.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Read { .. } => "read",
-            Self::NoCertificate { .. } => "no-certificate",
-            Self::NoKey { .. } => "no-key",
-            Self::UnusableKey { .. } => "unusable-key",
-            Self::Mismatch { .. } => "mismatch",
-        }
-    }
-}
-
-/// The certificate that is served now.
+/// What is served in each handshake. There is nothing at first: handshakes fail.
 pub struct Certificate {
-    files: CertificateFiles,
-    current: ArcSwap<CertifiedKey>,
-    /// What `current` was made from.
-    loaded: Fingerprint,
+    served: ArcSwapOption<Served>,
     metrics: Metrics,
 }
 
-/// Tells contents apart without keeping the key.
-type Fingerprint = [Option<Vec<u8>>; 2];
-
 impl Certificate {
-    /// Reads the files for the first time.
-    ///
-    /// # Errors
-    /// Names the file and the way out.
-    pub fn load(files: CertificateFiles, metrics: Metrics) -> Result<Arc<Self>, CertificateError> {
-        let contents = Contents::read(&files);
-        let loaded = contents.fingerprint();
-        let (key, not_after) = contents.parse(&files)?;
-        metrics.certificate_not_after.set(not_after);
-        Ok(Arc::new(Self { files, current: ArcSwap::from_pointee(key), loaded, metrics }))
+    /// Nothing yet.
+    pub fn new(metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { served: ArcSwapOption::empty(), metrics })
     }
 
-    /// Looks at the files again and again, and serves what they hold once it can be used; until
-    /// then, the former certificate. Never returns.
-    pub async fn keep_fresh(self: Arc<Self>, interval: Duration) {
-        let mut seen = Seen { served: self.loaded.clone(), doubted: None, refused: None };
-        let mut pause = interval;
-        loop {
-            tokio::time::sleep(pause).await;
-            let in_doubt = self.look(&mut seen);
-            pause = if in_doubt { interval.min(SECOND_LOOK) } else { interval };
-        }
+    /// Serves this from the next handshake on.
+    pub fn set(&self, served: Served) {
+        self.metrics.certificate_not_after.set(served.not_after);
+        self.served.store(Some(Arc::new(served)));
     }
 
-    /// One look at the files. Says whether it is too early to tell: contents are refused only when
-    /// they are the same at the second look, because kubelet may replace them between two reads.
-    fn look(&self, seen: &mut Seen) -> bool {
-        let contents = Contents::read(&self.files);
-        let found = contents.fingerprint();
-        if found == seen.served {
-            (seen.doubted, seen.refused) = (None, None);
-            return false;
-        }
-        if seen.refused.as_ref() == Some(&found) {
-            return false;
-        }
-        match contents.parse(&self.files) {
-            Ok((key, not_after)) => {
-                self.current.store(Arc::new(key));
-                self.metrics.certificate_not_after.set(not_after);
-                let not_after = Timestamp::from_second(not_after).unwrap_or(Timestamp::MAX);
-                info!(file = %self.files.cert.display(), %not_after, "new serving certificate");
-                *seen = Seen { served: found, doubted: None, refused: None };
-                false
+    /// What is served now.
+    pub fn key(&self) -> Option<Arc<CertifiedKey>> {
+        let served = self.served.load_full()?;
+        match served.successor.as_ref().and_then(|successor| successor()) {
+            Some(successor) => {
+                let key = Arc::clone(&successor.key);
+                self.set(successor);
+                Some(key)
             }
-            Err(error) if seen.doubted.as_ref() == Some(&found) => {
-                self.metrics.certificate_reload_errors.inc();
-                warn!(%error, reason = error.reason(), "the former serving certificate stays");
-                (seen.doubted, seen.refused) = (None, Some(found));
-                false
-            }
-            Err(_) => {
-                seen.doubted = Some(found);
-                true
-            }
+            None => Some(Arc::clone(&served.key)),
         }
     }
-}
-
-/// What was seen of the files so far.
-struct Seen {
-    served: Fingerprint,
-    /// Could not be used at the last look.
-    doubted: Option<Fingerprint>,
-    /// Could not be used, and that was said.
-    refused: Option<Fingerprint>,
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        self.key()
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Certificate").finish_non_exhaustive()
     }
 }
-
-/// Both files as they were read.
-struct Contents {
-    cert: std::io::Result<Vec<u8>>,
-    key: std::io::Result<Vec<u8>>,
-}
-
-impl Contents {
-    /// Small files in memory (tmpfs): read in place.
-    fn read(files: &CertificateFiles) -> Self {
-        Self { cert: fs::read(&files.cert), key: fs::read(&files.key) }
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        let hash = |content: &std::io::Result<Vec<u8>>| {
-            let hash: Option<Digest> = content.as_ref().ok().map(|content| digest(&SHA256, content));
-            hash.map(|hash| hash.as_ref().to_vec())
-        };
-        [hash(&self.cert), hash(&self.key)]
-    }
-
-    /// The certificate with its key, and when it expires in seconds since the epoch.
-    fn parse(self, files: &CertificateFiles) -> Result<(CertifiedKey, i64), CertificateError> {
-        let (cert, key) = (files.cert.clone(), files.key.clone());
-        let pem =
-            self.cert.map_err(|source| CertificateError::Read { file: cert.clone(), flag: "--tls-cert", source })?;
-        let secret =
-            self.key.map_err(|source| CertificateError::Read { file: key.clone(), flag: "--tls-key", source })?;
-
-        let no_certificate = || CertificateError::NoCertificate { file: cert.clone() };
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| no_certificate())?;
-        let leaf = chain.first().ok_or_else(no_certificate)?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| no_certificate())?;
-        let not_after = leaf.validity().not_after.timestamp();
-
-        let secret = PrivateKeyDer::from_pem_slice(&secret)
-            .map_err(|_| CertificateError::NoKey { file: key.clone(), cert: cert.clone() })?;
-        let certified = CertifiedKey::from_der(chain, secret, &default_provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch { cert: cert.clone(), key: key.clone() },
-            rustls::Error::InvalidCertificate(_) => no_certificate(),
-            _ => CertificateError::UnusableKey { file: key.clone() },
-        })?;
-        Ok((certified, not_after))
-    }
-}
-
-#[cfg(test)]
-#[path = "resolver_tests.rs"]
-mod tests;

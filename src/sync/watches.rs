@@ -1,11 +1,6 @@
 //! The watches that feed the stores: one for each name, none of anything else.
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream::SelectAll};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Secret};
@@ -13,18 +8,15 @@ use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watc
 
 use super::{observe::Namespace, secret::SecretState};
 use crate::{
-    cluster::{Change, Problem, watch},
+    cluster::{Change, WatchHealth, watch},
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::{
-        health::{Gate, Health},
-        metrics::{Metrics, WatchKind, WatchLabels},
+        health::Health,
+        metrics::{Metrics, WatchKind},
     },
     trust::{BundleState, CertsState},
 };
-
-/// A watch that keeps failing for the same reason is logged again after this long.
-const REMINDER: Duration = Duration::from_mins(5);
 
 /// A change, and which store it is for.
 pub enum Event {
@@ -49,22 +41,15 @@ enum Id {
 /// All watches as one stream, with a readiness gate each.
 pub struct Watches {
     events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
-    gates: HashMap<Id, WatchGate>,
+    health: HashMap<Id, WatchHealth>,
     of_namespaces: usize,
     metrics: Metrics,
-}
-
-struct WatchGate {
-    gate: Gate,
-    loaded: bool,
-    /// The reason of the problem that was last logged, and when.
-    problem: Option<(&'static str, Instant)>,
 }
 
 impl Watches {
     /// Prepares the watches; nothing is sent before the first [`Watches::next`].
     pub fn new(config: &Config, timeout: Duration, client: Client, health: &Arc<Health>, metrics: Metrics) -> Self {
-        let mut watches = Self { events: SelectAll::new(), gates: HashMap::new(), of_namespaces: 0, metrics };
+        let mut watches = Self { events: SelectAll::new(), health: HashMap::new(), of_namespaces: 0, metrics };
 
         let names = config.runner_namespaces.names.iter();
         let by_name = names.map(|name| {
@@ -127,19 +112,8 @@ impl Watches {
     }
 
     fn note<T>(&mut self, id: Id, change: &Change<T>) {
-        let Some(watch) = self.gates.get_mut(&id) else { return };
-        match change {
-            Change::ListBegins | Change::Listed(_) => {}
-            Change::Failed(problem) => {
-                let kind = match id {
-                    Id::Namespace(_) => WatchKind::Namespace,
-                    Id::Secret(_) | Id::Certs => WatchKind::Secret,
-                    Id::Bundle => WatchKind::ConfigMap,
-                };
-                self.metrics.watch_errors.get_or_create(&WatchLabels { kind, reason: problem.reason.as_str() }).inc();
-                watch.fail(problem);
-            }
-            Change::ListEnds | Change::Applied(_) | Change::Deleted(_) => watch.recover(),
+        if let Some(watch) = self.health.get_mut(&id) {
+            watch.note(change);
         }
     }
 
@@ -150,8 +124,12 @@ impl Watches {
     }
 
     fn add(&mut self, health: &Arc<Health>, id: Id, what: &str) {
-        let gate = health.gate(format!("watch {what}"));
-        self.gates.insert(id, WatchGate { gate, loaded: false, problem: None });
+        let kind = match id {
+            Id::Namespace(_) => WatchKind::Namespace,
+            Id::Secret(_) | Id::Certs => WatchKind::Secret,
+            Id::Bundle => WatchKind::ConfigMap,
+        };
+        self.health.insert(id, WatchHealth::new(health, self.metrics.clone(), kind, what));
     }
 
     fn push<T: Send + 'static>(
@@ -160,30 +138,6 @@ impl Watches {
         event: impl Fn(Change<(NamespaceName, T)>) -> Event + Send + 'static,
     ) {
         self.events.push(Box::pin(changes.map(event)));
-    }
-}
-
-impl WatchGate {
-    fn fail(&mut self, problem: &Problem) {
-        let reason = problem.reason.as_str();
-        let logged = self.problem.is_some_and(|(last, at)| last == reason && at.elapsed() < REMINDER);
-        if !logged {
-            self.problem = Some((reason, Instant::now()));
-            tracing::warn!(reason, detail = %problem, "a watch failed; it is tried again, what is known stays");
-        }
-        // Once loaded, memory serves on: an API server that is away does not make us unready.
-        if !self.loaded {
-            self.gate.fail(&problem.to_string());
-        }
-    }
-
-    fn recover(&mut self) {
-        if !std::mem::replace(&mut self.loaded, true) {
-            self.gate.set(true);
-        }
-        if self.problem.take().is_some() {
-            tracing::info!("the watch works again");
-        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub certificate_not_after: Gauge,
     /// Certificate files that could not be used; the former certificate stays.
     pub certificate_reload_errors: Counter,
+    /// When the CA that issues serving certificates expires, in seconds since the epoch.
+    pub ca_not_after: Gauge,
 }
 
 /// Labels of an admission answer.
@@ -112,6 +114,7 @@ pub enum WatchKind {
     Namespace,
     Secret,
     ConfigMap,
+    WebhookConfiguration,
 }
 
 impl Metrics {
@@ -131,6 +134,7 @@ impl Metrics {
             watch_errors: Family::default(),
             certificate_not_after: Gauge::default(),
             certificate_reload_errors: Counter::default(),
+            ca_not_after: Gauge::default(),
         };
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the running program", build);
@@ -160,6 +164,11 @@ impl Metrics {
             "certificate_reload_errors",
             "Certificate files that could not be used",
             metrics.certificate_reload_errors.clone(),
+        );
+        registry.register(
+            "ca_not_after_timestamp_seconds",
+            "When the CA that issues serving certificates expires",
+            metrics.ca_not_after.clone(),
         );
         if let Ok(mut shared) = metrics.registry.lock() {
             *shared = registry;

@@ -9,13 +9,11 @@ use k8s_openapi::ByteString;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{
-    pem::{self, PemError},
-    subject_hash,
-};
+use super::subject_hash;
 use crate::{
     config::PublicRoots,
     names::{KEY_BUNDLE, KEY_CA, KEY_TLS_CERT},
+    pem::{self, PemError},
 };
 
 /// The most that the API server takes as the data of one `ConfigMap`, in bytes. It counts the values only; here the

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::ByteString;
 
-use super::{bundle::ca_keys, pem};
-use crate::names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY};
+use super::bundle::ca_keys;
+use crate::{
+    names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY},
+    pem,
+};
 
 /// What `certsSecretName` holds in one namespace. Names of keys only; no certificate or key is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,13 +2,12 @@
 
 pub mod bundle;
 mod certs;
-mod pem;
 mod publish;
 mod state;
 mod subject_hash;
 
+pub use crate::pem::PemError;
 pub use certs::{Ca, Certs};
-pub use pem::PemError;
 pub use publish::Publisher;
 pub use state::{BundleState, CertsState, Wanted};
 

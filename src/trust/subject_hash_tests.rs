@@ -6,7 +6,7 @@ use std::{
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::trust::pem;
+use crate::pem;
 
 const COUNTRY: &[u8] = &[0x55, 4, 6];
 const ORGANIZATION: &[u8] = &[0x55, 4, 10];

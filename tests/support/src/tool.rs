@@ -48,6 +48,7 @@ impl ToolBuilder {
         let path = |path: &Path| path.to_str().expect("a path of UTF-8").to_owned();
         let arguments = [
             ("--kubeconfig", path(kubeconfig)),
+            ("--tls", "files".to_owned()),
             ("--tls-cert", path(&certificate.cert_path())),
             ("--tls-key", path(&certificate.key_path())),
             ("--tls-reload", "1".to_owned()),
@@ -74,11 +75,25 @@ impl ToolBuilder {
     /// With one more flag, which wins over an earlier one of the same name.
     #[must_use]
     pub fn flag(mut self, flag: &str, value: &str) -> Self {
+        self = self.without(flag);
+        self.arguments.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    fn without(mut self, flag: &str) -> Self {
         if let Some(at) = self.arguments.iter().position(|argument| argument == flag) {
             self.arguments.drain(at..at + 2);
         }
-        self.arguments.extend([flag.to_owned(), value.to_owned()]);
         self
+    }
+
+    /// With a serving certificate of its own making, for loopback, too.
+    #[must_use]
+    pub fn self_managed(mut self) -> Self {
+        for flag in ["--tls", "--tls-cert", "--tls-key", "--tls-reload"] {
+            self = self.without(flag);
+        }
+        self.flag("--tls-san", "127.0.0.1")
     }
 
     /// Starts it and waits until it is ready.

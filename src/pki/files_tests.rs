@@ -3,15 +3,20 @@ use super::{
     *,
 };
 
-fn load(volume: &SecretVolume) -> Arc<Certificate> {
-    Certificate::load(volume.files(), Metrics::new()).unwrap()
+fn try_load(files: CertificateFiles) -> Result<FileCertificate, CertificateError> {
+    let metrics = Metrics::new();
+    FileCertificate::load(files, Certificate::new(metrics.clone()), metrics)
 }
 
-fn served(certificate: &Certificate) -> CertificateDer<'static> {
-    certificate.current.load().cert[0].clone()
+fn load(volume: &SecretVolume) -> FileCertificate {
+    try_load(volume.files()).unwrap()
 }
 
-fn seen(certificate: &Certificate) -> Seen {
+fn served(files: &FileCertificate) -> CertificateDer<'static> {
+    files.certificate.key().unwrap().cert[0].clone()
+}
+
+fn seen(certificate: &FileCertificate) -> Seen {
     Seen { served: certificate.loaded.clone(), doubted: None, refused: None }
 }
 
@@ -43,7 +48,7 @@ fn each_error_names_the_file_and_the_way_out() {
     ];
     for (cert, key, reason, expects) in table {
         let volume = SecretVolume::new(cert, key);
-        let error = Certificate::load(volume.files(), Metrics::new()).unwrap_err();
+        let error = try_load(volume.files()).err().unwrap();
         let text = error.to_string();
         assert_eq!(error.reason(), reason, "{text}");
         assert!(text.contains(expects) && text.contains("tls.") && !text.contains("hunter2"), "{text}");
@@ -59,7 +64,7 @@ fn a_missing_file_is_named_with_its_flag() {
         (CertificateFiles { cert: nowhere.clone(), ..volume.files() }, "--tls-cert"),
         (CertificateFiles { key: nowhere.clone(), ..volume.files() }, "--tls-key"),
     ] {
-        let text = Certificate::load(files, Metrics::new()).unwrap_err().to_string();
+        let text = try_load(files).err().unwrap().to_string();
         assert!(text.contains("/nonexistent/x.pem") && text.contains(flag), "{text}");
     }
 }

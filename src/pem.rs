@@ -19,7 +19,7 @@ pub enum PemError {
 
 /// The certificates in a PEM file, as DER, in their order. None, if the file is empty or holds only other blocks, such
 /// as a private key: those are not even decoded.
-pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
     // Some editors put a byte order mark first.
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let mut found = Vec::new();
@@ -59,7 +59,7 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
 }
 
 /// Appends one certificate: 64 columns, `\n`.
-pub(super) fn append(pem: &mut String, der: &[u8]) {
+pub(crate) fn append(pem: &mut String, der: &[u8]) {
     pem.push_str("-----BEGIN CERTIFICATE-----\n");
     // 48 bytes are 64 characters.
     for line in der.chunks(48) {

@@ -9,18 +9,18 @@ use tempfile::TempDir;
 use super::CertificateFiles;
 
 /// The name that certificates of tests are for.
-pub(super) const HOST: &str = "gitlab-runner-webhook.gitlab-runner-webhook.svc";
+pub(crate) const HOST: &str = "gitlab-runner-webhook.gitlab-runner-webhook.svc";
 
 /// A self-signed certificate and its key.
-pub(super) struct Pair {
-    pub(super) cert: String,
-    pub(super) key: String,
-    pub(super) der: CertificateDer<'static>,
+pub(crate) struct Pair {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) der: CertificateDer<'static>,
 }
 
 impl Pair {
     /// Expires at the start of this year.
-    pub(super) fn until(year: i32) -> Self {
+    pub(crate) fn until(year: i32) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -31,13 +31,13 @@ impl Pair {
 }
 
 /// A Secret volume as kubelet writes it: files are links into `..data`, which is a link itself.
-pub(super) struct SecretVolume {
+pub(crate) struct SecretVolume {
     directory: TempDir,
     generation: u32,
 }
 
 impl SecretVolume {
-    pub(super) fn new(cert: &str, key: &str) -> Self {
+    pub(crate) fn new(cert: &str, key: &str) -> Self {
         let mut volume = Self { directory: tempfile::tempdir().unwrap(), generation: 0 };
         volume.replace(cert, key);
         for name in ["tls.crt", "tls.key"] {
@@ -47,7 +47,7 @@ impl SecretVolume {
     }
 
     /// Swaps the content in one step, as kubelet does.
-    pub(super) fn replace(&mut self, cert: &str, key: &str) {
+    pub(crate) fn replace(&mut self, cert: &str, key: &str) {
         self.generation += 1;
         let generation = format!("..{}", self.generation);
         fs::create_dir(self.path(&generation)).unwrap();
@@ -57,7 +57,7 @@ impl SecretVolume {
         fs::rename(self.path("..data_tmp"), self.path("..data")).unwrap();
     }
 
-    pub(super) fn files(&self) -> CertificateFiles {
+    pub(crate) fn files(&self) -> CertificateFiles {
         CertificateFiles { cert: self.path("tls.crt"), key: self.path("tls.key") }
     }
 

@@ -1,0 +1,45 @@
+//! Our own TLS: the serving CA, the leaf, and who is told to trust them.
+//!
+//! One CA, in a Secret that all replicas share; each replica issues its leaf by it and keeps that in memory. What the
+//! API server trusts, `caBundle`, is kept equal to the CAs in the Secret. A CA is replaced in steps, each of them safe
+//! to be interrupted, repeated, or taken by another replica (compare-and-swap decides whose write counts):
+//!
+//! 1. a third of its life is left: the *next* CA is made, and so becomes trusted beside it;
+//! 2. the next CA was in every `caBundle` for as long as API servers may take to notice, and a leaf by it is accepted
+//!    with each of them as stored: it becomes the *current* one, by which leaves are issued;
+//! 3. the last leaf of the *previous* one has expired: it is no longer trusted.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `authority` | a CA, and the leaves it issues. PURE |
+//! | `keyring` | what the Secret holds. PURE |
+//! | `plan` | what is to be done, from what is known. PURE |
+//! | `options`, `pause` | what the loop is told; when something may be done again. PURE |
+//! | `clock` | the time as the API server has it |
+//! | `store` | the one reader and writer of the CA Secret |
+//! | `publish` | the one writer of `caBundle` |
+//! | `rotate` | the loop that puts these together |
+//! | `files` | the other way: files that somebody else writes |
+
+mod authority;
+mod clock;
+mod files;
+mod keyring;
+mod options;
+mod pause;
+mod plan;
+mod publish;
+mod rotate;
+mod store;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use authority::{AuthorityError, AuthorityId, Leaf, Validity};
+pub use clock::Clock;
+pub use files::{CertificateError, CertificateFiles, FileCertificate};
+pub use keyring::{
+    KEY_CURRENT_CERT, KEY_CURRENT_KEY, KEY_NEXT_CERT, KEY_NEXT_KEY, KEY_PREVIOUS_CERTS, KEY_PREVIOUS_UNTIL,
+};
+pub use options::{Options, OptionsError};
+pub use plan::Lifetimes;
+pub use rotate::Rotation;

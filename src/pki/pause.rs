@@ -1,0 +1,55 @@
+//! When something may be done again. PURE.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff;
+
+/// So long may the watch take to bring what was written, before it is looked at anew.
+const ECHO: Duration = Duration::from_secs(2);
+/// Replicas that see the same thing at once wait for a part of this each, by chance; the first one settles it.
+const SPREAD: Duration = Duration::from_millis(100);
+/// Between two writes of the same object, whoever undoes them how fast.
+const LEAST_GAP: Duration = Duration::from_millis(500);
+
+/// When something may be tried again.
+#[derive(Default)]
+pub struct Pause {
+    /// Not before.
+    pub until: Option<Instant>,
+    failures: u32,
+    /// The last write.
+    last: Option<Instant>,
+}
+
+impl Pause {
+    /// Whether it may be done now.
+    pub fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// At once, and as if nothing had failed.
+    pub fn over(&mut self) {
+        (self.until, self.failures) = (None, 0);
+    }
+
+    /// After a write: until the watch has brought it.
+    pub fn echo(&mut self) {
+        let now = Instant::now();
+        (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
+    }
+
+    /// Later, the more failures the later, and not before the API server wants it.
+    pub fn after_failure(&mut self, retry_after: Option<Duration>) {
+        let pause = backoff::pause(self.failures, Duration::from_millis(200), Duration::from_secs(10));
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(Instant::now() + pause.max(retry_after.unwrap_or_default()));
+    }
+
+    /// There is news: soon, but not together with every other replica, and not faster than who fights us.
+    pub fn spread(&mut self) {
+        if self.failures == 0 {
+            let soon = Instant::now() + SPREAD.mul_f64(fastrand::f64());
+            self.until = Some(self.last.map_or(soon, |last| soon.max(last + LEAST_GAP)));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is to be done about CA and leaf, from what is known. PURE.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    authority::{Authority, AuthorityError, AuthorityId, Leaf, plus},
+    keyring::Keyring,
+};
+
+/// How long certificates live.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Of a CA.
+    pub ca: Duration,
+    /// Of a leaf.
+    pub leaf: Duration,
+    /// How long a new CA is in `caBundle` before a leaf by it is served: every API server must have seen it.
+    pub propagation: Duration,
+}
+
+/// What the CA Secret holds, as far as it is known.
+#[derive(Debug)]
+pub enum Stored {
+    /// The watch has not told yet. Never looks like "absent".
+    Unknown,
+    /// There is none.
+    Absent,
+    /// It is there, with nothing in it that could issue.
+    Useless(AuthorityError),
+    /// It is there and can be used. `tidy`: all of it.
+    Keyring {
+        /// What can be used.
+        keyring: Keyring,
+        /// Whether there is nothing else in our keys.
+        tidy: bool,
+    },
+}
+
+/// All that decides.
+pub struct View<'a> {
+    /// Now, as the API server has it.
+    pub now: Timestamp,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// The CA Secret.
+    pub stored: &'a Stored,
+    /// What this replica serves.
+    pub leaf: Option<&'a Leaf>,
+    /// Whether every API server trusts this CA by now, as far as can be known.
+    pub is_trusted: &'a dyn Fn(&AuthorityId) -> bool,
+}
+
+/// Why the CA Secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There was none.
+    Absent,
+    /// Nothing in it could issue.
+    Useless(AuthorityError),
+    /// Its CA is expired, or not valid yet.
+    Invalid,
+    /// Its CA has a third of its life left: the next one is made, to be trusted first.
+    Due,
+    /// The next CA is trusted everywhere: it issues from now on.
+    Trusted,
+    /// Nobody serves a leaf of a former CA any more.
+    Retired,
+    /// This replica serves a leaf of a CA that the Secret no longer has.
+    Missing,
+    /// Something in it was of no use.
+    Untidy,
+}
+
+impl Cause {
+    /// The word for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Useless(_) => "useless",
+            Self::Invalid => "invalid",
+            Self::Due => "due",
+            Self::Trusted => "next-is-trusted",
+            Self::Retired => "former-retired",
+            Self::Missing => "served-missing",
+            Self::Untidy => "untidy",
+        }
+    }
+}
+
+/// By which CA a new leaf is to be issued, if one is.
+pub fn issuer(view: &View<'_>) -> Option<Arc<Authority>> {
+    let View { now, leaf, .. } = *view;
+    let leaf = leaf.filter(|leaf| leaf.validity.holds(now));
+    let current = match view.stored {
+        Stored::Keyring { keyring, .. } => Some(&keyring.current).filter(|ca| ca.validity().holds(now)),
+        _ => None,
+    };
+    match (leaf, current) {
+        (None, current) => current.map(Arc::clone),
+        (Some(leaf), Some(current)) if *current.id() != *leaf.issuer.id() && (view.is_trusted)(current.id()) => {
+            Some(Arc::clone(current))
+        }
+        // Whether the Secret still knows it or not, it is trusted as long as its leaf is.
+        (Some(leaf), _) => {
+            let gains = leaf.validity.not_after < leaf.issuer.validity().not_after;
+            (leaf.due <= now && gains && leaf.issuer.validity().holds(now)).then(|| Arc::clone(&leaf.issuer))
+        }
+    }
+}
+
+/// What the CA Secret is to hold instead, if it is to be written, and why.
+///
+/// # Errors
+/// When a CA is wanted and cannot be made.
+pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityError> {
+    let View { now, lifetimes, leaf, .. } = *view;
+    let (mut keyring, mut cause) = match view.stored {
+        Stored::Unknown => return Ok(None),
+        Stored::Absent => (fresh(view)?, Some(Cause::Absent)),
+        Stored::Useless(error) => (fresh(view)?, Some(Cause::Useless(*error))),
+        Stored::Keyring { keyring, tidy } => (keyring.clone(), (!tidy).then_some(Cause::Untidy)),
+    };
+
+    let before = keyring.previous.len();
+    keyring.previous.retain(|former| now < former.until);
+    if keyring.previous.len() < before {
+        cause = cause.or(Some(Cause::Retired));
+    }
+    let next = keyring.next.take_if(|next| !next.validity().holds(now) || (view.is_trusted)(next.id()));
+    if !keyring.current.validity().holds(now) {
+        let former = match next.or_else(|| keyring.next.take()).filter(|next| next.validity().holds(now)) {
+            Some(next) => std::mem::replace(&mut keyring.current, next),
+            None => std::mem::replace(&mut keyring.current, Authority::new(lifetimes.ca, now)?),
+        };
+        // Set back clocks may come right again.
+        if now < former.validity().not_before {
+            keyring.retire(former.certificate(), plus(now, lifetimes.leaf));
+        }
+        cause = Some(Cause::Invalid);
+    } else if let Some(next) = next {
+        if next.validity().holds(now) {
+            let former = std::mem::replace(&mut keyring.current, next);
+            let last_leaf = plus(plus(now, lifetimes.leaf), lifetimes.propagation);
+            keyring.retire(former.certificate(), last_leaf.min(former.validity().not_after));
+            cause = Some(Cause::Trusted);
+        } else {
+            cause = cause.or(Some(Cause::Untidy));
+        }
+    } else if keyring.next.is_none() && keyring.current.is_due(lifetimes.ca, now) {
+        keyring.next = Some(Authority::new(lifetimes.ca, now)?);
+        cause = Some(Cause::Due);
+    }
+    if let Some(leaf) = leaf.filter(|leaf| leaf.validity.holds(now) && !keyring.trusts(leaf.issuer.id())) {
+        keyring.retire(leaf.issuer.certificate(), leaf.validity.not_after);
+        cause = cause.or(Some(Cause::Missing));
+    }
+    Ok(cause.map(|cause| (keyring, cause)))
+}
+
+/// A new CA. What this replica serves is trusted on: the last step of [`keyring`] sees to that.
+fn fresh(view: &View<'_>) -> Result<Keyring, AuthorityError> {
+    Ok(Keyring { current: Authority::new(view.lifetimes.ca, view.now)?, next: None, previous: Vec::new() })
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

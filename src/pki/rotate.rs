@@ -1,0 +1,452 @@
+//! The loop that keeps leaf, CA Secret and `caBundle` right.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt as _, stream::SelectAll};
+use tokio::time;
+use tracing::{info, warn};
+
+use super::{
+    authority::{Authority, AuthorityError, AuthorityId, Leaf},
+    clock::Clock,
+    options::Options,
+    pause::Pause,
+    plan::{self, Stored, View},
+    publish::{Kind, Publication, Publisher, Registration},
+    store::{Seen, Store},
+};
+use crate::{
+    cluster::{Change, Clients, Problem, Reason, Requests, WatchHealth},
+    server::{Certificate, Served},
+    shutdown::Shutdown,
+    telemetry::{
+        health::{Gate, Health},
+        metrics::{Metrics, WatchKind, WriteLabels},
+    },
+};
+
+/// Certificates are looked at this often: by the wall clock, which may be set, and which a sleep does not follow.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for an answer of the API server. Nothing else is done meanwhile, but handshakes go on.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Keeps the serving certificate, its CA and `caBundle` right, for ever.
+pub struct Rotation {
+    options: Options,
+    store: Store,
+    publisher: Publisher,
+    certificate: Arc<Certificate>,
+    clock: Arc<Clock>,
+    metrics: Metrics,
+    events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
+    secret: Single<Seen>,
+    mutating: Side,
+    validating: Side,
+    serving: Gate,
+    published: Gate,
+    /// The CA Secret as it was last seen, and what it says.
+    seen: Option<Seen>,
+    stored: Stored,
+    publication: Publication,
+    leaf: Option<Leaf>,
+    clock_pause: Pause,
+    store_pause: Pause,
+    was_published: bool,
+    /// What went wrong last, and has not gone right since.
+    problem: Option<Problem>,
+    /// The state that was last logged.
+    said: Option<&'static str>,
+}
+
+/// A change, and of what.
+enum Event {
+    Secret(Change<Seen>),
+    Registration(Kind, Change<Registration>),
+}
+
+/// A webhook configuration: its watch, and when its `caBundle` may be written.
+struct Side {
+    watch: Single<Registration>,
+    pause: Pause,
+}
+
+/// A watch of one object.
+struct Single<T> {
+    health: WatchHealth,
+    /// The object in a list that has not ended.
+    listed: Option<T>,
+}
+
+impl Rotation {
+    /// Prepares the loop; nothing is sent before [`Rotation::run`].
+    pub fn new(
+        options: Options,
+        clock: Clock,
+        clients: &Clients,
+        certificate: Arc<Certificate>,
+        health: &Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let settings = &options.settings;
+        let requests = Requests::new(clients.request.clone()).within(DEADLINE);
+        let store = Store::new(requests.clone(), options.namespace.clone(), settings.ca_secret.clone());
+        let publisher = Publisher::new(requests, settings.webhook_configuration.to_string());
+        let watch = |kind, what: &str| WatchHealth::new(health, metrics.clone(), kind, what);
+        let side = |kind| Side {
+            watch: Single { health: watch(WatchKind::WebhookConfiguration, &publisher.object(kind)), listed: None },
+            pause: Pause::default(),
+        };
+        let secret = Single { health: watch(WatchKind::Secret, &store.what()), listed: None };
+        let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
+        let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
+        let (client, timeout) = (&clients.watch, settings.watch_timeout);
+        events.push(Box::pin(store.watch(client.clone(), timeout).map(Event::Secret)));
+        let changes = publisher.watch_mutating(client.clone(), timeout);
+        events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Mutating, change))));
+        let changes = publisher.watch_validating(client.clone(), timeout);
+        events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Validating, change))));
+        Self {
+            store,
+            publisher,
+            certificate,
+            clock: Arc::new(clock),
+            metrics,
+            events,
+            secret,
+            mutating,
+            validating,
+            serving: health.gate("serving certificate"),
+            published: health.gate("caBundle"),
+            seen: None,
+            stored: Stored::Unknown,
+            publication: Publication::default(),
+            leaf: None,
+            clock_pause: Pause::default(),
+            store_pause: Pause::default(),
+            was_published: false,
+            problem: None,
+            said: None,
+            options,
+        }
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, mut shutdown: Shutdown) {
+        let mut look = time::interval(LOOK);
+        look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            let soonest = self.next_due();
+            tokio::select! {
+                () = shutdown.requested() => break,
+                Some(event) = self.events.next() => self.take_in(event),
+                () = until(soonest) => {}
+                _ = look.tick() => {}
+            }
+            tokio::select! {
+                () = shutdown.requested() => break,
+                () = self.turn() => {}
+            }
+        }
+    }
+
+    /// When the first pause ends that has not ended yet.
+    fn next_due(&self) -> Option<Instant> {
+        let pauses = [&self.mutating.pause, &self.validating.pause, &self.store_pause].into_iter();
+        pauses.filter(|pause| !pause.is_over()).filter_map(|pause| pause.until).min()
+    }
+
+    fn side(&mut self, kind: Kind) -> &mut Side {
+        match kind {
+            Kind::Mutating => &mut self.mutating,
+            Kind::Validating => &mut self.validating,
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Secret(change) => {
+                if let Some(seen) = self.secret.note(change) {
+                    self.read(seen);
+                    self.store_pause.over();
+                    self.mutating.pause.spread();
+                    self.validating.pause.spread();
+                }
+            }
+            Event::Registration(kind, change) => {
+                let Some(found) = self.side(kind).watch.note(change) else { return };
+                let state = if found.is_some() { "there" } else { "absent" };
+                if self.publication.set(kind, found, Instant::now()) {
+                    let object = self.publisher.object(kind);
+                    info!(object, state, "webhook configuration");
+                }
+                self.side(kind).pause.spread();
+            }
+        }
+    }
+
+    /// Takes in what the Secret holds now.
+    fn read(&mut self, seen: Option<Seen>) {
+        self.stored = seen.as_ref().map_or(Stored::Absent, |seen| seen.read(&self.options.names));
+        self.seen = seen;
+        let object = self.store.object();
+        let state = match &self.stored {
+            Stored::Unknown | Stored::Absent => "absent",
+            Stored::Useless(error) => error.reason(),
+            Stored::Keyring { .. } => "usable",
+        };
+        let is_news = self.said.replace(state) != Some(state);
+        match &self.stored {
+            Stored::Keyring { keyring, .. } => {
+                let (id, not_after) = (keyring.current.id(), keyring.current.validity().not_after);
+                self.metrics.ca_not_after.set(not_after.as_second());
+                if is_news {
+                    info!(object, state, ca = %id, %not_after, "CA Secret state");
+                }
+            }
+            Stored::Useless(error) if is_news => warn!(object, state, %error, "CA Secret state"),
+            _ if is_news => info!(object, state, "CA Secret state"),
+            _ => {}
+        }
+    }
+
+    /// One look at everything, in the order in which it matters.
+    async fn turn(&mut self) {
+        if self.clock.is_in_doubt() && self.clock_pause.is_over() {
+            self.ask_for_time().await;
+        }
+        self.issue();
+        if self.store_pause.is_over() && !matches!(self.with_view(plan::keyring), Ok(None)) {
+            self.write_secret().await;
+        }
+        self.publish().await;
+        self.show();
+    }
+
+    /// The API server's clock counts. Where it cannot be asked, this machine's has to do.
+    async fn ask_for_time(&mut self) {
+        match self.store.time().await {
+            Ok(now) => {
+                self.clock_pause.over();
+                if let Some(difference) = self.clock.set(now) {
+                    let seconds = difference.as_secs();
+                    warn!(
+                        seconds,
+                        "this machine's clock is behind (or ahead of, if negative) the API server's, which counts"
+                    );
+                }
+            }
+            Err(_) => self.clock_pause.after_failure(None),
+        }
+    }
+
+    fn issue(&mut self) {
+        let Some(issuer) = self.with_view(plan::issuer) else { return };
+        let minter = Minter { issuer, options: self.options.clone(), clock: Arc::clone(&self.clock) };
+        match minter.mint() {
+            Ok(leaf) => {
+                info!(ca = %leaf.issuer.id(), not_after = %leaf.validity.not_after, "new serving certificate");
+                self.certificate.set(minter.served(&leaf));
+                self.leaf = Some(leaf);
+            }
+            Err(error) => warn!(%error, "no new serving certificate"),
+        }
+    }
+
+    async fn write_secret(&mut self) {
+        // What is written now decides for every replica: it must not rest on a wrong clock.
+        self.ask_for_time().await;
+        let (keyring, cause) = match self.with_view(plan::keyring) {
+            Ok(Some(wanted)) => wanted,
+            Ok(None) => return,
+            Err(error) => {
+                self.store_pause.after_failure(None);
+                return warn!(%error, "no new serving CA");
+            }
+        };
+        let object = self.store.object();
+        let result = self.store.write(&keyring, self.seen.as_ref()).await;
+        let action = if self.seen.is_some() { "update" } else { "create" };
+        self.count(object.clone(), action, &result);
+        match result {
+            Ok(()) => {
+                self.store_pause.echo();
+                self.problem = None;
+                let cause = cause.as_str();
+                info!(object, cause, ca = %keyring.current.id(), "CA Secret written");
+            }
+            // Another replica was first: the watch brings what it wrote.
+            Err(problem) if problem.reason == Reason::Conflict => self.store_pause.echo(),
+            Err(problem) => {
+                self.store_pause.after_failure(problem.retry_after);
+                self.complain(problem);
+            }
+        }
+    }
+
+    async fn publish(&mut self) {
+        if self.due_to_publish().is_empty() {
+            return;
+        }
+        // The watch of the Secret may be behind that of the configurations: who publishes what it last saw may take
+        // away the trust in a CA that another replica serves by.
+        match self.store.get().await {
+            Ok(seen) => self.read(seen),
+            Err(problem) => {
+                self.mutating.pause.after_failure(problem.retry_after);
+                self.validating.pause.after_failure(problem.retry_after);
+                return self.complain(problem);
+            }
+        }
+        let Stored::Keyring { keyring, .. } = &self.stored else { return };
+        let ca_bundle = keyring.ca_bundle();
+        for (kind, registration) in self.due_to_publish() {
+            let object = self.publisher.object(kind);
+            let result = self.publisher.publish(kind, &registration, &ca_bundle).await;
+            self.count(object.clone(), "update", &result);
+            match result {
+                Ok(()) => {
+                    self.side(kind).pause.echo();
+                    self.problem = None;
+                    info!(object, "caBundle written");
+                }
+                Err(problem) => {
+                    self.side(kind).pause.after_failure(problem.retry_after);
+                    self.complain(problem);
+                }
+            }
+        }
+    }
+
+    /// The configurations whose `caBundle` is another than the Secret wants, and that may be written now.
+    fn due_to_publish(&self) -> Vec<(Kind, Registration)> {
+        let Stored::Keyring { keyring, .. } = &self.stored else { return Vec::new() };
+        let ca_bundle = keyring.ca_bundle();
+        let differing = self.publication.differing(&ca_bundle);
+        let is_due = |kind: Kind| match kind {
+            Kind::Mutating => self.mutating.pause.is_over(),
+            Kind::Validating => self.validating.pause.is_over(),
+        };
+        differing.filter(|(kind, _)| is_due(*kind)).map(|(kind, seen)| (kind, seen.clone())).collect()
+    }
+
+    /// Says what is ready, and for what is not, why.
+    fn show(&mut self) {
+        let now = self.clock.now();
+        let leaf = self.leaf.as_ref().filter(|leaf| leaf.validity.holds(now));
+        let problem = self.problem.as_ref().map(ToString::to_string);
+        match leaf {
+            Some(_) => self.serving.set(true),
+            None => self.serving.fail(problem.as_deref().unwrap_or("none yet")),
+        }
+        // Who was trusted once stays ready: a caBundle that somebody overwrote is mended sooner than endpoints change.
+        if !self.was_published {
+            let is_trusted = leaf.is_some_and(|leaf| self.publication.trusted_since(leaf.issuer.id()).is_some());
+            self.was_published = is_trusted || self.publication.is_unregistered();
+            match self.was_published {
+                true => self.published.set(true),
+                false => self.published.fail(problem.as_deref().unwrap_or("not written yet")),
+            }
+        }
+    }
+
+    fn with_view<T>(&self, decide: impl FnOnce(&View<'_>) -> T) -> T {
+        let is_trusted = |id: &AuthorityId| self.is_trusted(id);
+        decide(&View {
+            now: self.clock.now(),
+            lifetimes: self.options.lifetimes,
+            stored: &self.stored,
+            leaf: self.leaf.as_ref(),
+            is_trusted: &is_trusted,
+        })
+    }
+
+    /// Whether a leaf by this CA of the Secret would be accepted by every API server.
+    fn is_trusted(&self, id: &AuthorityId) -> bool {
+        let Stored::Keyring { keyring, .. } = &self.stored else { return false };
+        let Some(authority) = keyring.issuers().find(|authority| authority.id() == id) else { return false };
+        if self.publication.is_unregistered() {
+            return true;
+        }
+        let since = self.publication.trusted_since(id);
+        let has_spread = since.is_some_and(|since| since.elapsed() >= self.options.lifetimes.propagation);
+        has_spread && self.publication.is_known() && {
+            let now = self.clock.now();
+            let leaf = authority.issue(&self.options.names, self.options.lifetimes.leaf, now);
+            leaf.is_ok_and(|leaf| self.publication.accepts(&leaf, self.options.host(), now))
+        }
+    }
+
+    fn count(&self, object: String, action: &'static str, result: &Result<(), Problem>) {
+        let result = result.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "ok");
+        self.metrics.writes.get_or_create(&WriteLabels { object, action, result }).inc();
+    }
+
+    /// Logs a problem, once for each change of its words.
+    fn complain(&mut self, problem: Problem) {
+        if self.problem.as_ref().map(ToString::to_string) != Some(problem.to_string()) {
+            warn!(reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
+        }
+        self.problem = Some(problem);
+    }
+}
+
+/// Issues leaves, in the loop or in a handshake.
+#[derive(Clone)]
+struct Minter {
+    issuer: Arc<Authority>,
+    options: Options,
+    clock: Arc<Clock>,
+}
+
+impl Minter {
+    fn mint(&self) -> Result<Leaf, AuthorityError> {
+        self.issuer.issue(&self.options.names, self.options.lifetimes.leaf, self.clock.now())
+    }
+
+    /// A process that was stopped wakes up with an expired leaf, and a handshake may come before the loop's next look.
+    fn served(&self, leaf: &Leaf) -> Served {
+        let (minter, validity) = (self.clone(), leaf.validity);
+        let successor = move || {
+            let now = minter.clock.now();
+            let can_help = !validity.holds(now) && minter.issuer.validity().holds(now);
+            can_help.then(|| minter.mint().ok().map(|leaf| minter.served(&leaf))).flatten()
+        };
+        Served {
+            key: Arc::clone(&leaf.key),
+            not_after: leaf.validity.not_after.as_second(),
+            successor: Some(Box::new(successor)),
+        }
+    }
+}
+
+impl<T> Single<T> {
+    /// Notes a change. The object as it is now, when that is known: inside, `None` for none.
+    fn note(&mut self, change: Change<T>) -> Option<Option<T>> {
+        self.health.note(&change);
+        match change {
+            Change::Failed(_) => None,
+            Change::ListBegins => {
+                self.listed = None;
+                None
+            }
+            Change::Listed(object) => {
+                self.listed = Some(object);
+                None
+            }
+            Change::ListEnds => Some(self.listed.take()),
+            Change::Applied(object) => Some(Some(object)),
+            Change::Deleted(_) => Some(None),
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
