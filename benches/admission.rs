@@ -280,6 +280,7 @@ impl Process {
         let mut child = Command::new(BINARY)
             .arg("--kubeconfig")
             .arg(&kubeconfig)
+            .args(["--tls", "files"])
             .arg("--tls-cert")
             .arg(serving.cert_path())
             .arg("--tls-key")

@@ -52,6 +52,7 @@ impl Fixture {
             ("--kubeconfig", kubeconfig.as_str()),
             ("--listen", "127.0.0.1:0"),
             ("--probe-listen", "127.0.0.1:0"),
+            ("--tls", "files"),
             ("--tls-cert", &cert),
             ("--tls-key", &key),
             ("--log-format", "text"),

@@ -8,11 +8,12 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::{fs, time::Duration};
+use std::{sync::Arc, fs, time::Duration};
 
 use axum::{Router, body::Bytes, routing::post};
 use gitlab_runner_webhook::{
-    server::{Certificate, CertificateFiles, Server, bind},
+    pki::{CertificateFiles, FileCertificate},
+    server::{Certificate, Server, bind},
     shutdown,
     telemetry::metrics::Metrics,
 };
@@ -309,7 +310,8 @@ fn adds_a_container(cluster: &Cluster) -> u16 {
     };
     let files = CertificateFiles { cert: cluster.certificate.cert_path(), key: cluster.certificate.key_path() };
     let metrics = Metrics::new();
-    let certificate = Certificate::load(files, metrics.clone()).unwrap();
+    let certificate = Certificate::new(metrics.clone());
+    FileCertificate::load(files, Arc::clone(&certificate), metrics.clone()).unwrap();
     let socket = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
     let port = socket.local_addr().unwrap().port();
     let router = Router::new().route("/add", post(answer));

@@ -66,7 +66,7 @@ fn validity_begins_a_day_early_and_ends_no_later_than_the_cas() {
     assert_eq!(leaf.due, plus(now(), DAY / 3), "after two thirds");
     assert!(!leaf.is_accepted(HOST, &trusting(&ca), plus(now(), DAY / 2 + Duration::from_secs(1))));
 
-    let late = plus(now(), DAY - Duration::from_secs(9));
+    let late = plus(now(), Duration::from_secs(86_400 - 9));
     let leaf = ca.issue(&names(), DAY, late).unwrap();
     assert_eq!(leaf.validity.not_after, ca.validity().not_after);
     assert_eq!(leaf.due, plus(late, Duration::from_secs(6)));
@@ -76,7 +76,7 @@ fn validity_begins_a_day_early_and_ends_no_later_than_the_cas() {
 fn a_ca_is_due_when_a_third_of_its_life_is_left() {
     let ca = Authority::new(DAY * 3, now()).unwrap();
     assert!(!ca.is_due(DAY * 3, now()));
-    assert!(!ca.is_due(DAY * 3, plus(now(), DAY * 2 - Duration::from_secs(1))));
+    assert!(!ca.is_due(DAY * 3, plus(now(), Duration::from_secs(2 * 86_400 - 1))));
     assert!(ca.is_due(DAY * 3, plus(now(), DAY * 2)));
     assert!(ca.is_due(DAY * 365, now()), "made when lifetimes were shorter");
 }

@@ -61,7 +61,7 @@ impl Clock {
     }
 
     fn seconds(&self) -> i64 {
-        Timestamp::try_from((self.wall)()).map_or(i64::MAX, |now| now.as_second())
+        Timestamp::try_from((self.wall)()).map_or(i64::MAX, Timestamp::as_second)
     }
 }
 

@@ -1,6 +1,11 @@
 //! What the CA Secret holds: the CA that issues, its successor, and those that are still trusted. PURE.
 
-use std::{collections::BTreeMap, fmt, str, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    str,
+    sync::Arc,
+};
 
 use k8s_openapi::{ByteString, jiff::Timestamp};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -65,13 +70,10 @@ impl Keyring {
         };
         let current = pair(KEY_CURRENT_CERT, KEY_CURRENT_KEY)?;
         let mut useless = Vec::new();
-        let next = match pair(KEY_NEXT_CERT, KEY_NEXT_KEY) {
-            Ok(next) => Some(next),
-            Err(_) => {
-                useless.extend([KEY_NEXT_CERT, KEY_NEXT_KEY].into_iter().filter(|key| data.contains_key(*key)));
-                None
-            }
-        };
+        let next = pair(KEY_NEXT_CERT, KEY_NEXT_KEY).ok();
+        if next.is_none() {
+            useless.extend([KEY_NEXT_CERT, KEY_NEXT_KEY].into_iter().filter(|key| data.contains_key(*key)));
+        }
         let previous = match data.get(KEY_PREVIOUS_CERTS) {
             None => Vec::new(),
             Some(certificates) => formers(&certificates.0, data.get(KEY_PREVIOUS_UNTIL)).unwrap_or_else(|| {
@@ -89,7 +91,7 @@ impl Keyring {
         let mut until = String::new();
         for former in &self.previous {
             pem::append(&mut previous, &former.certificate);
-            until.push_str(&format!("{:.0}\n", former.until));
+            let _ = writeln!(until, "{:.0}", former.until);
         }
         let filled = |text: String| (!text.is_empty()).then_some(text);
         BTreeMap::from([

@@ -6,7 +6,7 @@ use super::*;
 
 const HOST: &str = "gitlab-runner-webhook.gitlab-runner-webhook.svc";
 const LIFETIMES: Lifetimes =
-    Lifetimes { ca: Duration::from_secs(300), leaf: Duration::from_secs(60), propagation: Duration::from_secs(15) };
+    Lifetimes { ca: Duration::from_mins(5), leaf: Duration::from_mins(1), propagation: Duration::from_secs(15) };
 
 fn names() -> Vec<String> {
     vec![HOST.to_owned()]

@@ -43,13 +43,13 @@ pub struct Rotation {
     clock: Arc<Clock>,
     metrics: Metrics,
     events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
-    secret: Single<Seen>,
+    secret: Single<Box<Seen>>,
     mutating: Side,
     validating: Side,
     serving: Gate,
     published: Gate,
     /// The CA Secret as it was last seen, and what it says.
-    seen: Option<Seen>,
+    seen: Option<Box<Seen>>,
     stored: Stored,
     publication: Publication,
     leaf: Option<Leaf>,
@@ -64,7 +64,7 @@ pub struct Rotation {
 
 /// A change, and of what.
 enum Event {
-    Secret(Change<Seen>),
+    Secret(Change<Box<Seen>>),
     Registration(Kind, Change<Registration>),
 }
 
@@ -72,6 +72,12 @@ enum Event {
 struct Side {
     watch: Single<Registration>,
     pause: Pause,
+}
+
+/// What is known of one object.
+enum Now<T> {
+    There(T),
+    Absent,
 }
 
 /// A watch of one object.
@@ -104,7 +110,7 @@ impl Rotation {
         let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
         let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
         let (client, timeout) = (&clients.watch, settings.watch_timeout);
-        events.push(Box::pin(store.watch(client.clone(), timeout).map(Event::Secret)));
+        events.push(Box::pin(store.watch(client.clone(), timeout).map(|change| Event::Secret(change.map(Box::new)))));
         let changes = publisher.watch_mutating(client.clone(), timeout);
         events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Mutating, change))));
         let changes = publisher.watch_validating(client.clone(), timeout);
@@ -170,7 +176,7 @@ impl Rotation {
         match event {
             Event::Secret(change) => {
                 if let Some(seen) = self.secret.note(change) {
-                    self.read(seen);
+                    self.read(seen.into());
                     self.store_pause.over();
                     self.mutating.pause.spread();
                     self.validating.pause.spread();
@@ -178,6 +184,7 @@ impl Rotation {
             }
             Event::Registration(kind, change) => {
                 let Some(found) = self.side(kind).watch.note(change) else { return };
+                let found: Option<_> = found.into();
                 let state = if found.is_some() { "there" } else { "absent" };
                 if self.publication.set(kind, found, Instant::now()) {
                     let object = self.publisher.object(kind);
@@ -189,7 +196,7 @@ impl Rotation {
     }
 
     /// Takes in what the Secret holds now.
-    fn read(&mut self, seen: Option<Seen>) {
+    fn read(&mut self, seen: Option<Box<Seen>>) {
         self.stored = seen.as_ref().map_or(Stored::Absent, |seen| seen.read(&self.options.names));
         self.seen = seen;
         let object = self.store.object();
@@ -268,7 +275,7 @@ impl Rotation {
             }
         };
         let object = self.store.object();
-        let result = self.store.write(&keyring, self.seen.as_ref()).await;
+        let result = self.store.write(&keyring, self.seen.as_deref()).await;
         let action = if self.seen.is_some() { "update" } else { "create" };
         self.count(object.clone(), action, &result);
         match result {
@@ -294,7 +301,7 @@ impl Rotation {
         // The watch of the Secret may be behind that of the configurations: who publishes what it last saw may take
         // away the trust in a CA that another replica serves by.
         match self.store.get().await {
-            Ok(seen) => self.read(seen),
+            Ok(seen) => self.read(seen.map(Box::new)),
             Err(problem) => {
                 self.mutating.pause.after_failure(problem.retry_after);
                 self.validating.pause.after_failure(problem.retry_after);
@@ -346,9 +353,10 @@ impl Rotation {
         if !self.was_published {
             let is_trusted = leaf.is_some_and(|leaf| self.publication.trusted_since(leaf.issuer.id()).is_some());
             self.was_published = is_trusted || self.publication.is_unregistered();
-            match self.was_published {
-                true => self.published.set(true),
-                false => self.published.fail(problem.as_deref().unwrap_or("not written yet")),
+            if self.was_published {
+                self.published.set(true);
+            } else {
+                self.published.fail(problem.as_deref().unwrap_or("not written yet"));
             }
         }
     }
@@ -423,24 +431,28 @@ impl Minter {
     }
 }
 
+impl<T> From<Now<T>> for Option<T> {
+    fn from(now: Now<T>) -> Self {
+        match now {
+            Now::There(object) => Some(object),
+            Now::Absent => None,
+        }
+    }
+}
+
 impl<T> Single<T> {
-    /// Notes a change. The object as it is now, when that is known: inside, `None` for none.
-    fn note(&mut self, change: Change<T>) -> Option<Option<T>> {
+    /// Notes a change. The object as it is now, or that there is none; nothing while that is not known.
+    fn note(&mut self, change: Change<T>) -> Option<Now<T>> {
         self.health.note(&change);
         match change {
-            Change::Failed(_) => None,
-            Change::ListBegins => {
-                self.listed = None;
-                None
-            }
-            Change::Listed(object) => {
-                self.listed = Some(object);
-                None
-            }
-            Change::ListEnds => Some(self.listed.take()),
-            Change::Applied(object) => Some(Some(object)),
-            Change::Deleted(_) => Some(None),
+            Change::Failed(_) => return None,
+            Change::ListBegins => self.listed = None,
+            Change::Listed(object) => self.listed = Some(object),
+            Change::ListEnds => return Some(self.listed.take().map_or(Now::Absent, Now::There)),
+            Change::Applied(object) => return Some(Now::There(object)),
+            Change::Deleted(_) => return Some(Now::Absent),
         }
+        None
     }
 }
 

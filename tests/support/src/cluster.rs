@@ -82,6 +82,13 @@ impl Cluster {
         manifests.reached_at(port, &self.certificate.ca_pem).failing(failure_policy).apply(&self.plane).await;
     }
 
+    /// Registers the shipped webhooks, reached at this port, and leaves `caBundle` to the program.
+    pub async fn register_webhooks_without_ca(&self, port: u16, failure_policy: &str) {
+        let mut manifests = Manifests::render(&self.plane, "overlays/local").await;
+        manifests.objects.retain(|object| object["webhooks"].is_array());
+        manifests.reached_at_port(port).failing(failure_policy).apply(&self.plane).await;
+    }
+
     /// The program, not started yet, as the shipped `ServiceAccount`.
     ///
     /// `binary` is `env!("CARGO_BIN_EXE_gitlab-runner-webhook")`.

@@ -32,13 +32,22 @@ impl Manifests {
     ///
     /// This is all in which a test's installation differs from `overlays/local`.
     #[must_use]
-    pub fn reached_at(mut self, port: u16, ca_pem: &str) -> Self {
-        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
-        {
+    pub fn reached_at(self, port: u16, ca_pem: &str) -> Self {
+        let mut manifests = self.reached_at_port(port);
+        for webhook in manifests.webhooks() {
+            webhook["clientConfig"]["caBundle"] =
+                serde_json::to_value(k8s_openapi::ByteString(ca_pem.into())).expect("a string");
+        }
+        manifests
+    }
+
+    /// Points each webhook at the program on this loopback port; the CA is the program's own affair.
+    #[must_use]
+    pub fn reached_at_port(mut self, port: u16) -> Self {
+        for webhook in self.webhooks() {
             let client = &mut webhook["clientConfig"];
             let url = client["url"].as_str().expect("overlays/local reaches the webhook at a URL");
             client["url"] = json!(url.replace("127.0.0.1:10250", &format!("127.0.0.1:{port}")));
-            client["caBundle"] = serde_json::to_value(k8s_openapi::ByteString(ca_pem.into())).expect("a string");
         }
         self
     }
@@ -46,8 +55,7 @@ impl Manifests {
     /// Gives every webhook this failure policy.
     #[must_use]
     pub fn failing(mut self, policy: &str) -> Self {
-        for webhook in self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
-        {
+        for webhook in self.webhooks() {
             webhook["failurePolicy"] = json!(policy);
         }
         self
@@ -70,6 +78,10 @@ impl Manifests {
             }
         }
         self
+    }
+
+    fn webhooks(&mut self) -> impl Iterator<Item = &mut Value> {
+        self.objects.iter_mut().filter_map(|object| object.get_mut("webhooks")?.as_array_mut()).flatten()
     }
 
     /// Applies them, in order.
