@@ -24,12 +24,13 @@
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | `names` |
 //! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
-//! | [`cluster`] | clients, watches, requests, what errors mean | `config`, `names` |
+//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve | `config`, `names` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
 //! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |
-//! | [`server`] | TLS, timers, caps, routes | `admission` |
+//! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `shutdown` |
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
+//! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | [`run`] | puts the parts together | everything |
 //!
 //! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an

@@ -26,6 +26,11 @@ pub const FIELD_MANAGER_CLONE: &str = "gitlab-runner-webhook-clone";
 /// `User-Agent` of every request to the API server.
 pub const USER_AGENT: &str = concat!("gitlab-runner-webhook/", env!("CARGO_PKG_VERSION"));
 
+/// Where a pod finds the name of its namespace.
+///
+/// Source: <https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>.
+pub const FILE_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
 /// Port of the HTTPS webhook server. 10250 because managed control planes let their API server
 /// reach nodes on 443 and 10250 only.
 pub const PORT_WEBHOOK: u16 = 10250;

@@ -9,23 +9,22 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Requests},
-    config::{Config, NamespaceName, Settings, TlsMode},
-    crypto, names, pki,
-    pki::{CertificateFiles, FileCertificate, Rotation},
-    server::{AppState, Certificate, Server, bind, probe_router, webhook_router},
+    cluster::{self, Peers, Requests},
+    config::{Config, Settings, TlsMode},
+    crypto,
+    pki::{self, CertificateFiles, FileCertificate, Rotation},
+    server::{AppState, Certificate, HandOver, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
     sync::Driver,
     telemetry::{health::Health, metrics::Metrics},
 };
 
-/// How long requests under way may take after shutdown was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
-/// Where a pod finds the name of its namespace.
-const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// How long requests under way may take once nothing new is taken on: the longest time that an API server waits by
+/// default. Drain and this together fit into the 60 s that the shipped pod has to terminate.
+const FINISH: Duration = Duration::from_secs(10);
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT, and then for as long as a drain takes. A second signal ends it at once.
 ///
 /// Everything that can be wrong with what the user gave is looked at before the first request to
 /// the API server: on an error, nothing was written.
@@ -38,6 +37,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
 
     let config = Arc::new(read_config(&settings)?);
+    let namespace = settings.own_namespace()?;
     let metrics = Metrics::new();
     let health = Health::new();
     let snapshot = SharedSnapshot::default();
@@ -47,7 +47,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
     let certificate = Certificate::new(metrics.clone());
     let way = match settings.tls {
-        TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, own_namespace(&settings)?)?),
+        TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
         TlsMode::Files => {
             let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
             Way::Files(FileCertificate::load(files, Arc::clone(&certificate), metrics.clone())?)
@@ -57,10 +57,14 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let (trigger, shutdown) = shutdown::channel();
     let requests = Requests::new(clients.request.clone());
-    let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone());
+    let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
+    let hand_over = HandOver::new(shutdown.clone());
+    let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
+        .handing_over(hand_over.clone());
     let webhook =
         Server::https(webhook_socket, webhook_router(state.clone()), Arc::clone(&certificate), metrics.clone())
             .context("no TLS")?;
+    let traffic = webhook.traffic();
     let probes = Server::http(probe_socket, probe_router(state), metrics.clone());
     let mut tasks = Tasks::default();
     let fresh = match way {
@@ -74,23 +78,34 @@ pub async fn run(settings: Settings) -> Result<()> {
     };
     let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot);
     tasks.spawn("sync", driver.run(shutdown.clone()));
-    tasks.spawn("webhook server", webhook.serve(shutdown.clone(), DRAIN));
-    tasks.spawn("probe server", probes.serve(shutdown, DRAIN));
+    tasks.spawn("webhook server", webhook.serve(shutdown.clone(), FINISH));
+    tasks.spawn("probe server", probes.serve(shutdown, FINISH));
     tracing::info!(server = "webhook", address = %webhook_address, "listening");
     tracing::info!(server = "probes", address = %probe_address, "listening");
 
     let outcome = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "shutting down");
-            Ok(())
+            tracing::info!(signal, "asked to end; a second signal ends at once");
+            health.gate("shutdown").fail(&format!("asked to end by {signal}"));
+            // Sync goes on: reviews are answered by what it knows. That another replica writes, too, does no harm.
+            tokio::select! {
+                () = trigger.drain(settings.drain, || traffic.quiet_for(), || peers.serve()) => Ok(()),
+                ended = tasks.ended() => Err(before_shutdown(&ended)),
+                () = signals.again() => return Ok(()),
+            }
         }
-        ended = tasks.ended() => Err(anyhow!("task {ended} before shutdown; the process cannot go on")),
+        ended = tasks.ended() => Err(before_shutdown(&ended)),
     };
     trigger.request();
     if let Some(fresh) = fresh {
         fresh.abort();
     }
-    tasks.all_ended().await;
+    tokio::select! {
+        () = tasks.all_ended() => {}
+        () = signals.again() => return Ok(()),
+    }
+    let (handed_over, came_back) = hand_over.counts();
+    tracing::info!(handed_over, came_back, "ended");
     outcome
 }
 
@@ -100,14 +115,8 @@ enum Way {
     Files(FileCertificate),
 }
 
-/// Our own namespace: as given, else the pod's, else the one that the manifests have.
-fn own_namespace(settings: &Settings) -> Result<NamespaceName> {
-    if let Some(namespace) = &settings.namespace {
-        return Ok(namespace.clone());
-    }
-    let found = std::fs::read_to_string(POD_NAMESPACE);
-    let name = found.as_ref().map_or(names::APP, |name| name.trim());
-    name.parse().with_context(|| format!("own namespace in {POD_NAMESPACE}; give it with --namespace"))
+fn before_shutdown(ended: &str) -> anyhow::Error {
+    anyhow!("task {ended} before shutdown; the process cannot go on")
 }
 
 fn read_config(settings: &Settings) -> Result<Config> {
@@ -163,5 +172,11 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+
+    /// Somebody does not want to wait.
+    async fn again(&mut self) {
+        let signal = self.next().await;
+        tracing::warn!(signal, "ending at once");
     }
 }

@@ -1,32 +1,182 @@
-//! From serving to stopped: one signal that every task listens to.
+//! From serving to stopped: Serving, `LameDuck`, `HandOver`, Stopped.
+//!
+//! A replica that is asked to end is still called for a while, because those who call it learn late: a pod that
+//! terminates leaves the Endpoints, then the rules of each node. An API server tries no failed review again,
+//! except when it is told to, by `503` with `Retry-After`. So a replica first goes on as before but for
+//! `Connection: close` (`LameDuck`), and then, where another one serves, sends reviews there (`HandOver`). It ends
+//! when its time is over, or when it has not been called for so long that everybody must know.
 
-use tokio::sync::watch;
+use std::time::Duration;
 
-/// Asks every task to end. Dropping it asks, too.
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+/// How long reviews are answered as before, so that most who call have learnt of the others.
+const LAME_DUCK: Duration = Duration::from_secs(2);
+/// How often it is looked who else serves.
+const LOOK: Duration = Duration::from_secs(1);
+/// No drain ends sooner by itself. kube-proxy may take 10 s to apply a change under load, and until then it sends
+/// connections here: a second in which nobody calls says nothing.
+const LEARNT: Duration = Duration::from_secs(15);
+/// For how long nobody must be connected for a drain to end before its time.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How far the process is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// As usual.
+    Serving,
+    /// As usual, but each answer is the last on its connection.
+    LameDuck,
+    /// Reviews are sent to another replica.
+    HandOver,
+    /// Nothing new is taken on.
+    Stopped,
+}
+
+/// Leads from phase to phase. Dropping it asks every task to end.
 #[derive(Debug)]
-pub struct ShutdownTrigger(watch::Sender<bool>);
+pub struct ShutdownTrigger(watch::Sender<Phase>);
 
 /// Heard by every task.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<bool>);
+pub struct Shutdown(watch::Receiver<Phase>);
 
 /// A trigger and what it triggers.
 pub fn channel() -> (ShutdownTrigger, Shutdown) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(Phase::Serving);
     (ShutdownTrigger(sender), Shutdown(receiver))
 }
 
 impl ShutdownTrigger {
+    /// Goes through all phases to the end. `longest` is the time for it; none at all means to end at once.
+    ///
+    /// `quiet_for` says for how long nobody has been connected, `others_serve` whether another replica is known to
+    /// serve; it is asked now and then, and bounds its own time.
+    pub async fn drain(
+        &self,
+        longest: Duration,
+        quiet_for: impl Fn() -> Duration,
+        others_serve: impl AsyncFn() -> bool,
+    ) {
+        let started = Instant::now();
+        let end = started + longest;
+        let mut look = started;
+        if longest > Duration::ZERO {
+            self.enter(Phase::LameDuck);
+        }
+        while look < end {
+            let others = timeout_at(end, others_serve()).await.unwrap_or(false);
+            let spent = started.elapsed();
+            if spent >= LEARNT && quiet_for() >= QUIET {
+                break;
+            }
+            self.enter(if others && spent >= LAME_DUCK { Phase::HandOver } else { Phase::LameDuck });
+            look = (look + LOOK).max(Instant::now()).min(end);
+            sleep_until(look).await;
+        }
+        self.request();
+    }
+
     /// Asks every task to end.
     pub fn request(&self) {
-        self.0.send_replace(true);
+        self.enter(Phase::Stopped);
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, next: Phase) {
+        let changed = self.0.send_if_modified(|phase| std::mem::replace(phase, next) != next);
+        if changed {
+            tracing::info!(phase = ?next, "shutdown");
+        }
     }
 }
 
 impl Shutdown {
-    /// Returns as soon as shutdown is requested; at once when it was.
+    /// The present phase.
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Returns as soon as every task is asked to end; at once when it was.
     pub async fn requested(&mut self) {
         // An error means that the trigger is gone, which asks, too.
-        let _ = self.0.wait_for(|requested| *requested).await;
+        let _ = self.0.wait_for(|phase| *phase == Phase::Stopped).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const NEVER: fn() -> Duration = || Duration::ZERO;
+
+    /// The phases of a drain, each with the seconds at which it was first seen.
+    async fn phases(longest: u64, quiet_for: impl Fn() -> Duration, others: impl AsyncFn(u64) -> bool) -> String {
+        let (trigger, shutdown) = channel();
+        let started = Instant::now();
+        let seen = RefCell::new(Vec::<(Phase, u64)>::new());
+        let watch = async {
+            let mut phases = shutdown.0.clone();
+            while phases.changed().await.is_ok() {
+                let phase = *phases.borrow_and_update();
+                seen.borrow_mut().push((phase, started.elapsed().as_secs()));
+                if phase == Phase::Stopped {
+                    return;
+                }
+            }
+        };
+        let others = async || others(started.elapsed().as_secs()).await;
+        tokio::join!(watch, trigger.drain(Duration::from_secs(longest), quiet_for, others));
+        let seen: Vec<_> = seen.borrow().iter().map(|(phase, at)| format!("{phase:?} {at}")).collect();
+        seen.join(", ")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_others_hands_over_and_who_has_none_serves_to_the_end() {
+        assert_eq!(phases(20, NEVER, async |_| true).await, "LameDuck 0, HandOver 2, Stopped 20");
+        assert_eq!(phases(20, NEVER, async |_| false).await, "LameDuck 0, Stopped 20");
+        assert_eq!(phases(2, NEVER, async |_| true).await, "LameDuck 0, Stopped 2");
+        assert_eq!(phases(0, NEVER, async |_| true).await, "Stopped 0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_come_and_go_during_a_drain() {
+        let others = async |now| (6..9).contains(&now);
+        assert_eq!(phases(20, NEVER, others).await, "LameDuck 0, HandOver 6, LameDuck 9, Stopped 20");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_answer_holds_nothing_up() {
+        let slow = async |_| {
+            sleep(Duration::from_mins(1)).await;
+            true
+        };
+        assert_eq!(phases(20, NEVER, slow).await, "LameDuck 0, Stopped 20");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_early_only_when_everybody_must_have_learnt() {
+        let quiet = || Duration::from_mins(1);
+        assert_eq!(phases(40, quiet, async |_| true).await, "LameDuck 0, HandOver 2, Stopped 15");
+        let (started, last) = (Instant::now(), Cell::new(0));
+        let quiet_since_18 = || {
+            last.set(started.elapsed().as_secs());
+            Duration::from_secs(last.get().saturating_sub(18))
+        };
+        assert_eq!(phases(40, quiet_since_18, async |_| false).await, "LameDuck 0, Stopped 23");
+    }
+
+    #[tokio::test]
+    async fn a_trigger_that_is_gone_asks_to_end() {
+        let (trigger, mut shutdown) = channel();
+        drop(trigger);
+        shutdown.requested().await;
     }
 }

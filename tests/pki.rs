@@ -92,7 +92,8 @@ impl Fixture {
         let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.admin.clone());
         let validating: Api<ValidatingWebhookConfiguration> = Api::all(self.cluster.admin.clone());
         let mutating = mutating.get(NAME).await.unwrap().webhooks.unwrap().into_iter().map(|hook| hook.client_config);
-        let validating = validating.get(NAME).await.unwrap().webhooks.unwrap().into_iter().map(|hook| hook.client_config);
+        let validating =
+            validating.get(NAME).await.unwrap().webhooks.unwrap().into_iter().map(|hook| hook.client_config);
         mutating.chain(validating).map(|client| text(client.ca_bundle.unwrap_or_default())).collect()
     }
 

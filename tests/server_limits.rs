@@ -16,8 +16,8 @@ use gitlab_runner_webhook::{
     cluster::Requests,
     config::Config,
     pki::{CertificateFiles, FileCertificate},
-    server::{AppState, Certificate, Limits, Server, bind, webhook_router_within},
-    shutdown::{self, ShutdownTrigger},
+    server::{AppState, Certificate, HandOver, Limits, Server, bind, webhook_router_within},
+    shutdown::{self, Phase, ShutdownTrigger},
     snapshot::SharedSnapshot,
     telemetry::{health::Health, metrics::Metrics},
 };
@@ -46,7 +46,7 @@ struct Fixture {
     address: SocketAddr,
     connector: TlsConnector,
     metrics: Metrics,
-    _trigger: ShutdownTrigger,
+    trigger: ShutdownTrigger,
     _folder: TempDir,
 }
 
@@ -63,17 +63,18 @@ impl Fixture {
         let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let requests = Requests::new(kube::Client::try_from(nowhere).unwrap());
         let config = Arc::new(Config::default());
-        let state = AppState::new(config, SharedSnapshot::default(), requests, Health::new(), metrics.clone());
+        let (trigger, shutdown) = shutdown::channel();
+        let state = AppState::new(config, SharedSnapshot::default(), requests, Health::new(), metrics.clone())
+            .handing_over(HandOver::new(shutdown.clone()));
         let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").unwrap();
         let address = socket.local_addr().unwrap();
         let server = Server::https(socket, webhook_router_within(state, limits.clone()), certificate, metrics.clone());
-        let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(server.unwrap().with_limits(limits).serve(shutdown, PATIENCE));
 
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(serving.ca_pem.as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Self { address, connector: TlsConnector::from(Arc::new(config)), metrics, _trigger: trigger, _folder: folder }
+        Self { address, connector: TlsConnector::from(Arc::new(config)), metrics, trigger, _folder: folder }
     }
 
     async fn try_connect(&self) -> io::Result<Connection> {
@@ -237,6 +238,28 @@ async fn bodies_of_every_length_are_answered() {
             assert!(!answer.head.contains("retry-after"), "it would not fit the next time");
         }
     }
+}
+
+/// Its client, an API server, knows of no other replica yet when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_handed_over_and_comes_back_is_answered() {
+    let fixture = Fixture::new(Limits { body: PATIENCE, ..Limits::default() });
+    let bodies = [review(), review_of(MIB)];
+    fixture.trigger.enter(Phase::LameDuck);
+    for body in &bodies {
+        assert!(is_allowed(&fixture.post(body).await));
+    }
+    fixture.trigger.enter(Phase::HandOver);
+    for body in &bodies {
+        let answer = fixture.post(body).await;
+        assert!(answer.status == 503 && answer.head.contains("retry-after: 0\r\n"), "{}", answer.head);
+        assert!(answer.head.contains("connection: close\r\n"), "{}", answer.head);
+        for _ in 0..2 {
+            assert!(is_allowed(&fixture.post(body).await));
+        }
+    }
+    fixture.trigger.enter(Phase::LameDuck);
+    assert!(is_allowed(&fixture.post(&review_of(KIB)).await), "no other replica is known any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

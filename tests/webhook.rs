@@ -8,7 +8,7 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::{sync::Arc, fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use axum::{Router, body::Bytes, routing::post};
 use gitlab_runner_webhook::{

@@ -2,12 +2,14 @@
 
 mod client;
 mod error;
+mod peers;
 mod request;
 mod watch;
 mod watch_health;
 
 pub use client::{Clients, ConnectError, connect};
 pub use error::{Problem, Reason};
+pub use peers::Peers;
 pub use request::{Object, Requests, Version};
 pub use watch::{Change, watch};
 pub use watch_health::WatchHealth;

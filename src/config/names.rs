@@ -69,21 +69,21 @@ checked_name!(
 );
 
 checked_name!(
+    /// Name of a Service: an RFC 1035 label.
+    ServiceName,
+    "Service name",
+    63,
+    |value: &str| is_label(value) && !value.starts_with(|first: char| first.is_ascii_digit()),
+    "lower-case letters, digits and '-', at most 63, with a letter first and a letter or digit last"
+);
+
+checked_name!(
     /// Name of a Secret: an RFC 1123 subdomain.
     SecretName,
     "Secret name",
     253,
     |value: &str| value.split('.').all(is_label_of_any_length),
     "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends of each part"
-);
-
-checked_name!(
-    /// Name of a Service: an RFC 1123 label.
-    ServiceName,
-    "Service name",
-    63,
-    is_label,
-    "lower-case letters, digits and '-', at most 63, with a letter or digit at both ends"
 );
 
 checked_name!(
@@ -129,6 +129,16 @@ mod tests {
         }
         for bad in ["", ".", "a..b", "a.-b", "a.", "A", "a/b", &"a".repeat(254)] {
             assert!(bad.parse::<SecretName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn service_names() {
+        for good in ["a", "gitlab-runner-webhook", "a0"] {
+            assert!(good.parse::<ServiceName>().is_ok(), "{good}");
+        }
+        for bad in ["", "0a", "a-", "a.b", "a/b", &"a".repeat(64)] {
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, ValueEnum};
 use rustls::pki_types::ServerName;
 
-use super::names::{ConfigurationName, NamespaceName, SecretName, ServiceName};
+use super::names::{ConfigurationName, NameError, NamespaceName, SecretName, ServiceName};
 use crate::names;
 
 /// Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
@@ -36,15 +36,6 @@ pub struct Settings {
     /// Where the serving certificate comes from: this program's own CA, or files that somebody else writes.
     #[arg(long, value_enum, env = "GITLAB_RUNNER_WEBHOOK_TLS", default_value_t)]
     pub tls: TlsMode,
-
-    /// Own namespace: of the Service, and of the Secret with the serving CA. Without it: the pod's, else
-    /// gitlab-runner-webhook.
-    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_NAMESPACE")]
-    pub namespace: Option<NamespaceName>,
-
-    /// Name of the Service by which the API server reaches this program.
-    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_SERVICE", default_value = names::APP)]
-    pub service: ServiceName,
 
     /// With self-managed: a further DNS name or address in the serving certificate. Once for each.
     #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_TLS_SAN", value_delimiter = ',', value_parser = san)]
@@ -100,6 +91,23 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_WATCH_TIMEOUT",
           default_value = "60", value_parser = seconds)]
     pub watch_timeout: Duration,
+
+    /// Namespace of the program itself. Without it: that of the pod's service account, else gitlab-runner-webhook.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_NAMESPACE")]
+    pub namespace: Option<NamespaceName>,
+
+    /// Service through which the API server reaches the webhook.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_SERVICE", default_value = names::APP)]
+    pub service: ServiceName,
+
+    /// Name of the pod, by which a replica tells itself from the others.
+    #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// How long reviews are still answered, or handed over to another replica, after SIGTERM. 0 ends at once.
+    #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_DRAIN",
+          default_value = "20", value_parser = seconds_or_none)]
+    pub drain: Duration,
 
     /// Format of log lines. `auto`: text on a terminal, JSON elsewhere.
     #[arg(long, value_enum, env = "GITLAB_RUNNER_WEBHOOK_LOG_FORMAT", default_value_t)]
@@ -157,6 +165,28 @@ fn san(value: &str) -> Result<String, String> {
     }
 }
 
+impl Settings {
+    /// The namespace of the program itself.
+    ///
+    /// Kubernetes writes it beside the token of the pod's service account:
+    /// <https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>.
+    ///
+    /// # Errors
+    /// What is written there is no name.
+    pub fn own_namespace(&self) -> Result<NamespaceName, NameError> {
+        if let Some(namespace) = &self.namespace {
+            return Ok(namespace.clone());
+        }
+        let written = std::fs::read_to_string(names::FILE_NAMESPACE);
+        written.as_deref().map_or(names::APP, str::trim).parse()
+    }
+}
+
+fn seconds_or_none(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse::<u32>().map(|seconds| Duration::from_secs(seconds.into()));
+    seconds.map_err(|_| "expected a whole number of seconds".to_owned())
+}
+
 fn seconds(value: &str) -> Result<Duration, String> {
     match value.parse::<u32>() {
         Ok(seconds) if seconds >= 1 => Ok(Duration::from_secs(seconds.into())),
@@ -199,9 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn the_own_namespace_is_what_was_said_or_what_the_manifests_have() {
+        let of = |arguments: &[&str]| Settings::try_parse_from(arguments).unwrap().own_namespace().unwrap();
+        assert_eq!(of(&["x", "--namespace", "elsewhere"]).as_str(), "elsewhere");
+        assert_eq!(of(&["x"]).as_str(), "gitlab-runner-webhook");
+        assert!(Settings::try_parse_from(["x", "--namespace", "Else/where"]).is_err());
+    }
+
+    #[test]
     fn durations_are_whole_seconds() {
         for bad in ["0", "-1", "1.5", "1m", ""] {
             assert!(seconds(bad).is_err(), "{bad}");
+            assert_eq!(seconds_or_none(bad).is_err(), bad != "0", "{bad}");
         }
     }
 }

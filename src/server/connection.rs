@@ -27,7 +27,10 @@ use super::{
     slots::{Phase, Slot},
     stream::Timed,
 };
-use crate::{shutdown::Shutdown, telemetry::metrics::Metrics};
+use crate::{
+    shutdown::{self, Shutdown},
+    telemetry::metrics::Metrics,
+};
 
 /// What all connections of a server share.
 #[derive(Clone)]
@@ -50,7 +53,8 @@ where
         .header_read_timeout(shared.limits.idle)
         .max_headers(shared.limits.headers)
         .max_buf_size(shared.limits.buffer);
-    let service = service_fn(move |request| serve(request, Arc::clone(&slot), shared.clone()));
+    let hears = shutdown.clone();
+    let service = service_fn(move |request| serve(request, Arc::clone(&slot), shared.clone(), hears.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -64,15 +68,22 @@ where
     }
 }
 
-async fn serve(request: Request<Incoming>, slot: Arc<Slot>, shared: Shared) -> Result<Response<Body>, Infallible> {
+async fn serve(
+    request: Request<Incoming>,
+    slot: Arc<Slot>,
+    shared: Shared,
+    shutdown: Shutdown,
+) -> Result<Response<Body>, Infallible> {
     slot.enter(if request.body().is_end_stream() { Phase::Working } else { Phase::Body });
     let request = request.map(|inner| Body::new(Watched { inner, slot: Arc::clone(&slot) }));
     let mut response = answer(shared.router, request, &shared.metrics).await;
-    if slot.is_unread() {
-        // The next request could only be told from what is left of this one by reading all of it.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    } else {
+    if !slot.is_unread() {
         slot.prove();
+    }
+    // What is unread would have to be read to tell the next request from it. And who is about to end never closes a
+    // connection that is idle, on which a request may be on its way, but has its client close it.
+    if slot.is_unread() || shutdown.phase() != shutdown::Phase::Serving {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     slot.enter(Phase::Idle);
     Ok(response)

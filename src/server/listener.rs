@@ -9,6 +9,7 @@ use std::{
     future::Future,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -32,11 +33,14 @@ use super::{
     limits::Limits,
     resolver::Certificate,
     slots::{Slot, Slots},
+    traffic::Traffic,
 };
 use crate::{crypto, shutdown::Shutdown, telemetry::metrics::Metrics};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+/// How long it is looked at the end for somebody who has connected.
+const LAST_CALL: Duration = Duration::from_millis(5);
 /// When the system has no file descriptor left, and the like.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -89,6 +93,7 @@ pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Bind
 pub struct Server {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
+    traffic: Arc<Traffic>,
     shared: Shared,
 }
 
@@ -112,13 +117,14 @@ impl Server {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let tls = Some(TlsAcceptor::from(Arc::new(config)));
-        Ok(Self { socket, tls, shared: Shared { router, limits: Arc::default(), metrics } })
+        let shared = Shared { router, limits: Arc::default(), metrics };
+        Ok(Self { socket, tls, traffic: Traffic::new(), shared })
     }
 
     /// Plain HTTP/1.1.
     pub fn http(socket: TcpListener, router: Router, metrics: Metrics) -> Self {
         let limits = Arc::new(Limits::of_probes());
-        Self { socket, tls: None, shared: Shared { router, limits, metrics } }
+        Self { socket, tls: None, traffic: Traffic::new(), shared: Shared { router, limits, metrics } }
     }
 
     /// The same with other limits; those of reviews are the router's.
@@ -128,25 +134,40 @@ impl Server {
         self
     }
 
+    /// Its connections.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
     /// Serves until shutdown is requested. Then accepts nothing more, answers what is under way with
     /// `Connection: close`, and cuts off what is not done after `drain`.
     pub async fn serve(self, mut shutdown: Shutdown, drain: Duration) {
         let slots = Slots::new(&self.shared.limits, self.shared.metrics.clone());
-        let mut connections = JoinSet::new();
+        let (mut connections, mut late) = (JoinSet::new(), 0);
         loop {
-            let accepted = async { (accept(&self.socket).await, slots.take().await) };
-            let (stream, slot) = tokio::select! {
+            let mut accepted = pin!(async { (accept(&self.socket).await, slots.take().await) });
+            let next = tokio::select! {
                 biased;
-                () = shutdown.requested() => break,
-                accepted = accepted => accepted,
+                () = shutdown.requested() => None,
+                accepted = accepted.as_mut() => Some(accepted),
             };
+            // Who has connected already would be reset, in the middle of a request perhaps.
+            let next = match next {
+                None if late < BACKLOG => {
+                    late += 1;
+                    timeout(LAST_CALL, accepted).await.ok()
+                }
+                next => next,
+            };
+            let Some((stream, slot)) = next else { break };
             let connection = self.connection(stream, Arc::clone(&slot.0), shutdown.clone());
+            let open = self.traffic.open();
             connections.spawn(async move {
                 tokio::select! {
                     () = connection => {}
                     () = slot.0.closed() => debug!("connection closed to make room"),
                 }
-                drop(slot);
+                drop((slot, open));
             });
             // Forget those that have ended.
             while connections.try_join_next().is_some() {}

@@ -18,7 +18,7 @@ use crate::{
         FileCertificate,
         testing::{HOST, Pair, SecretVolume},
     },
-    shutdown::{self, ShutdownTrigger},
+    shutdown::{self, Phase, ShutdownTrigger},
 };
 
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -146,6 +146,43 @@ async fn shutdown_ends_idle_connections_and_lets_requests_finish() {
     let answer = read_until(&mut busy, "done").await;
     assert!(answer.contains("connection: close"), "{answer}");
     timeout(PATIENCE, server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn before_the_end_each_answer_is_the_last_on_its_connection_and_none_is_closed_without_one() {
+    let router = Router::new().route("/ok", get(async || "fine"));
+    let server = plain(router, &Metrics::new());
+    let traffic = server.traffic();
+    let (address, trigger, server) = start(server, PATIENCE);
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    send(&mut idle, "/ok").await;
+    assert!(!read_until(&mut idle, "fine").await.contains("connection: close"));
+    for phase in [Phase::LameDuck, Phase::HandOver] {
+        trigger.enter(phase);
+        let mut next = TcpStream::connect(address).await.unwrap();
+        send(&mut next, "/ok").await;
+        let answer = read_until(&mut next, "nothing").await;
+        assert!(answer.contains("connection: close") && answer.ends_with("fine"), "{phase:?}: {answer}");
+    }
+    assert_eq!(traffic.quiet_for(), Duration::ZERO, "one is still connected");
+    send(&mut idle, "/ok").await;
+    let answer = read_until(&mut idle, "nothing").await;
+    assert!(answer.contains("connection: close") && answer.ends_with("fine"), "{answer}");
+    until(|| async { traffic.quiet_for() > Duration::ZERO }).await;
+    trigger.request();
+    timeout(PATIENCE, server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_has_connected_before_the_end_is_answered() {
+    let router = Router::new().route("/ok", get(async || "fine"));
+    let (server, (trigger, shutdown)) = (plain(router, &Metrics::new()), shutdown::channel());
+    let mut waiting = TcpStream::connect(server.socket.local_addr().unwrap()).await.unwrap();
+    send(&mut waiting, "/ok").await;
+    trigger.request();
+    timeout(PATIENCE, server.serve(shutdown, PATIENCE)).await.unwrap();
+    let answer = read_until(&mut waiting, "nothing").await;
+    assert!(answer.contains("connection: close") && answer.ends_with("fine"), "{answer}");
 }
 
 #[tokio::test]

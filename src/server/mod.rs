@@ -2,15 +2,19 @@
 
 mod body;
 mod connection;
+mod handover;
 mod limits;
 mod listener;
 mod resolver;
 mod routes;
 mod slots;
 mod stream;
+mod traffic;
 mod tree;
 
+pub use handover::HandOver;
 pub use limits::Limits;
 pub use listener::{BindError, Server, bind};
 pub use resolver::{Certificate, Served};
 pub use routes::{AppState, probe_router, webhook_router, webhook_router_within};
+pub use traffic::Traffic;

@@ -56,6 +56,8 @@ impl ToolBuilder {
             ("--probe-listen", "127.0.0.1:0".to_owned()),
             ("--log-format", "json".to_owned()),
             ("--log-level", "debug".to_owned()),
+            // Whoever tests how it ends says so.
+            ("--drain", "0".to_owned()),
         ];
         Self {
             binary: binary.into(),
