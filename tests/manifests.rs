@@ -101,7 +101,7 @@ fn the_default_overlay_is_the_base() {
 fn every_object_has_the_name_and_namespace_of_the_code() {
     let objects = overlay("default");
     let cluster_wide = ["Namespace", "ClusterRole", "ClusterRoleBinding", MUTATING, VALIDATING];
-    let namespaced = ["ServiceAccount", "ConfigMap", "Service", "Deployment"];
+    let namespaced = ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment"];
     let kinds: BTreeSet<_> = objects.iter().map(|object| text(&object["kind"])).collect();
     assert_eq!(kinds, cluster_wide.into_iter().chain(namespaced).collect());
 
@@ -129,7 +129,7 @@ fn every_object_has_the_name_and_namespace_of_the_code() {
 /// (verb, resource, object): one thing that may be done.
 type Right = (String, String, String);
 
-fn expected_rights(config: &Config) -> BTreeSet<Right> {
+fn expected_cluster_rights(config: &Config) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     let mut grant = |verbs: &[&str], resource: &str, name: &str| {
         rights.extend(verbs.iter().map(|verb| ((*verb).to_owned(), resource.to_owned(), name.to_owned())));
@@ -151,9 +151,25 @@ fn expected_rights(config: &Config) -> BTreeSet<Right> {
 #[test]
 fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
     let objects = overlay("default");
-    let role = only(&objects, "ClusterRole");
-    assert_eq!(role["aggregationRule"], Value::Null);
+    let cluster_wide = only(&objects, "ClusterRole");
+    assert_eq!(cluster_wide["aggregationRule"], Value::Null);
+    assert_eq!(rights(cluster_wide), expected_cluster_rights(&Config::default()));
+    let right = |verb: &str, resource: &str, name: &str| (verb.to_owned(), resource.to_owned(), name.to_owned());
+    assert_eq!(rights(only(&objects, "Role")), BTreeSet::from([right("get", "endpoints", names::APP)]));
 
+    for kind in ["ClusterRole", "Role"] {
+        let binding = only(&objects, &format!("{kind}Binding"));
+        assert_eq!(
+            binding["roleRef"],
+            json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": names::APP})
+        );
+        let subject = json!({"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP});
+        assert_eq!(binding["subjects"], json!([subject]));
+    }
+}
+
+/// What a role grants: names of objects only, and nothing twice.
+fn rights(role: &Value) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     for rule in list(&role["rules"]) {
         assert_eq!(rule["apiGroups"], json!([""]), "{rule:#}");
@@ -172,14 +188,7 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
             }
         }
     }
-    assert_eq!(rights, expected_rights(&Config::default()));
-
-    let binding = only(&objects, "ClusterRoleBinding");
-    assert_eq!(
-        binding["roleRef"],
-        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": names::APP})
-    );
-    assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP}]));
+    rights
 }
 
 /// The webhooks of both configurations, each with the kind of its configuration.
@@ -320,7 +329,8 @@ fn a_call_reaches_the_port_that_is_listened_on() {
 /// What the program makes of the container's arguments.
 fn settings_of(container: &Value) -> Settings {
     assert_eq!(container["command"], Value::Null, "the image's own entry point");
-    assert_eq!(container["env"], Value::Null, "flags say it all");
+    let pod_name = json!({"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}});
+    assert_eq!(container["env"], json!([{"name": "POD_NAME", "valueFrom": pod_name}]), "flags say the rest");
     let arguments = list(&container["args"]).iter().map(text);
     Settings::try_parse_from([names::APP].into_iter().chain(arguments)).unwrap()
 }
