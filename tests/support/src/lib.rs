@@ -3,16 +3,22 @@
 //! The control plane is real, the manifests are those of `manifests/overlays/local`, and the
 //! program runs with the token of the shipped `ServiceAccount`, never as admin.
 
+mod balancer;
 pub mod cluster;
+mod load;
 mod manifests;
 mod proxy;
+mod replicas;
 mod serving;
 mod tool;
 pub mod wait;
 
+pub use balancer::Balancer;
 pub use cluster::{Cluster, Setup};
 pub use control_plane;
+pub use load::Load;
 pub use manifests::{Manifests, fixture};
 pub use proxy::{Fault, Proxy};
+pub use replicas::{Replica, Replicas};
 pub use serving::ServingCertificate;
 pub use tool::{Tool, ToolBuilder};

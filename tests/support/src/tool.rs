@@ -224,11 +224,19 @@ impl Tool {
     /// # Panics
     /// When it does not end.
     pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        self.ended().await
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub async fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
         // The shell's own kill: not every machine has a program of that name.
-        let kill = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().await.expect("sh runs");
-        assert!(kill.success());
-        self.ended().await
+        let kill = Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, &pid]).status().await;
+        assert!(kill.expect("sh runs").success());
     }
 
     /// Ends it without a word, as a crash does.
