@@ -8,7 +8,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test bench soak fuzz lint fmt control-plane clean rust go
+.PHONY: help demo demo-keep test bench soak fuzz lint fmt control-plane manifests clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,9 @@ fmt: rust ## format the code
 
 control-plane: rust go ## build etcd, the API server and the rest from Go modules: ten minutes, once
 	$(CARGO) run --locked --quiet --package control-plane -- build
+
+manifests: rust ## write manifests/generated anew from its config.yaml, after a change of src/manifests
+	$(CARGO) run --locked --quiet -- manifests --config manifests/generated/config.yaml --output manifests/generated
 
 clean: rust ## delete what was built, the control plane too
 	$(CARGO) clean

@@ -76,8 +76,12 @@ async fn main() {
         eprintln!("a debug build says nothing about speed; run `make bench`");
     }
     let builder = ControlPlane::builder().controller_manager(false);
-    let setup = Setup { secrets: &[SECRET, FLOOR_SECRET], namespaces: Some(&[]) };
-    let cluster = Cluster::start_as(builder, setup).await;
+    // The floor runs as the same ServiceAccount.
+    let both = format!(
+        "runnerNamespaces: {{names: [], selectors: [{{matchExpressions: [{{key: bench, operator: Exists}}]}}]}}\n\
+         clones: [{{secret: {SECRET}, from: gitlab}}, {{secret: {FLOOR_SECRET}, from: gitlab}}]\n"
+    );
+    let cluster = Cluster::start_as(builder, Setup { config: Some(&both) }).await;
     cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
     for side in [Side::Floor, Side::Tool] {
         rotate(&cluster, side, "first").await;

@@ -24,13 +24,16 @@
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | `names` |
 //! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
-//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve | `config`, `names` |
+//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve | `config`, `names`, `telemetry` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
 //! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |
+//! | [`pki`] | our own CA, the leaf, `caBundle` | `cluster`, `config`, `server` |
 //! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `shutdown` |
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
+//! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
+//! | [`cli`] | the commands beside serving | `config`, `manifests`, `run` |
 //! | [`run`] | puts the parts together | everything |
 //!
 //! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an
@@ -38,10 +41,12 @@
 
 pub mod admission;
 mod backoff;
+pub mod cli;
 pub mod cluster;
 pub mod config;
 mod crypto;
 mod digest;
+pub mod manifests;
 pub mod names;
 mod pem;
 pub mod pki;

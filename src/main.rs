@@ -3,25 +3,33 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use gitlab_runner_webhook::{config::Settings, run, telemetry::logs};
+use gitlab_runner_webhook::{
+    cli::{self, Cli, Command},
+    config::Settings,
+    run,
+    telemetry::logs,
+};
 
 /// Enough for a loop that waits and handlers that take microseconds, on a node of any size.
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    let settings = Settings::parse();
+    let Cli { settings, command } = Cli::parse();
     logs::init(settings.log_format, settings.log_level);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()),
+    let outcome = match command {
+        None => serve(settings),
+        Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments),
     };
-    match runtime.block_on(run::run(settings)) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    tracing::error!("{error:#}");
-    ExitCode::FAILURE
+fn serve(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    runtime.block_on(run::run(settings))
 }

@@ -1,6 +1,6 @@
 //! Puts the parts together: the one place that knows all modules.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
@@ -36,7 +36,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     // The kube client takes the process-wide provider; a second installation changes nothing.
     let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
 
-    let config = Arc::new(read_config(&settings)?);
+    let config = settings.config.as_deref().map(read_config).transpose()?;
+    let config = Arc::new(config.map_or_else(Config::default, |(config, _)| config));
     let namespace = settings.own_namespace()?;
     let metrics = Metrics::new();
     let health = Health::new();
@@ -119,12 +120,16 @@ fn before_shutdown(ended: &str) -> anyhow::Error {
     anyhow!("task {ended} before shutdown; the process cannot go on")
 }
 
-fn read_config(settings: &Settings) -> Result<Config> {
-    let Some(path) = &settings.config else { return Ok(Config::default()) };
+/// Reads a configuration file; gives its text, too.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn read_config(path: &Path) -> Result<(Config, String)> {
     let yaml = std::fs::read_to_string(path).with_context(|| {
         format!("configuration file {}: cannot be read; name a readable file with --config", path.display())
     })?;
-    Config::from_yaml(&yaml).with_context(|| format!("configuration file {}", path.display()))
+    let config = Config::from_yaml(&yaml).with_context(|| format!("configuration file {}", path.display()))?;
+    Ok((config, yaml))
 }
 
 /// Tasks that live as long as the process.

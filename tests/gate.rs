@@ -22,7 +22,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, Manifests, Setup, Tool,
+    Cluster, Setup, Tool,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, has_data},
     control_plane::ControlPlane,
     wait,
@@ -230,17 +230,13 @@ async fn simultaneous_requests_share_their_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_pod_of_a_new_namespace_is_let_in_before_its_clone() {
     const NAMESPACES: usize = 100;
-    let setup = Setup { namespaces: Some(&[]), ..Setup::default() };
-    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
+    let config = "runnerNamespaces: {names: [], selectors: [{matchLabels: {runner: 'yes'}}]}\n";
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(config) }).await;
     cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
-    let config = "runnerNamespaces: {names: [], selectors: [{matchLabels: {runner: 'yes'}}]}\n";
     let tool = cluster.tool(BINARY).await.config(config).start().await;
-    let mut manifests = Manifests::render(&cluster.plane, "overlays/local").await;
+    let mut manifests = cluster.manifests();
     manifests.objects.retain(|object| object["kind"] == "ValidatingWebhookConfiguration");
-    for webhook in manifests.objects[0]["webhooks"].as_array_mut().unwrap() {
-        webhook["namespaceSelector"] = json!({"matchLabels": {"runner": "yes"}});
-    }
     let port = tool.webhook_port().await;
     manifests.reached_at(port, &cluster.certificate.ca_pem).failing("Fail").apply(&cluster.plane).await;
 

@@ -1,8 +1,7 @@
-//! Holds what `manifests/` renders, and what `certs/issue.sh` issues, to the names, ports, paths and defaults of the code.
+//! Holds what `manifests/` renders to the configuration, and to the names, ports, paths and flags of the code.
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "the lints spare test functions, not the helpers they share"
@@ -10,55 +9,38 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
 };
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use gitlab_runner_webhook::{
     config::{Config, NamespaceName, Settings},
-    names,
+    manifests, names,
 };
 use serde_json::{Value, json};
+use test_support::{Manifests, documents, repository};
 
 const MUTATING: &str = "MutatingWebhookConfiguration";
 const VALIDATING: &str = "ValidatingWebhookConfiguration";
-
-/// kubectl, which carries kustomize: `$KUBECTL`, else the one on `PATH`.
-fn kubectl() -> Command {
-    Command::new(env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into()))
-}
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-fn stdout_of(command: &mut Command) -> String {
-    let output = run(command);
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn documents(yaml: &str) -> Vec<Value> {
-    yaml.split("\n---\n").map(|document| serde_saphyr::from_str(document).expect(document)).collect()
-}
-
-fn render(folder: &Path) -> Vec<Value> {
-    documents(&stdout_of(kubectl().arg("kustomize").arg(folder)))
-}
+/// Environment variables of flags that are on their way into the program.
+const AWAITED: [&str; 2] = ["GITLAB_RUNNER_WEBHOOK_POD_NAME", "GITLAB_RUNNER_WEBHOOK_TLS"];
 
 fn overlay(name: &str) -> Vec<Value> {
-    render(&repository().join("manifests/overlays").join(name))
+    Manifests::render(&format!("overlays/{name}")).objects
 }
 
-/// The one object of a kind.
+/// The default overlay with a component.
+fn with_component(path: &str) -> Vec<Value> {
+    Manifests::combine(&["overlays/default"], &[path]).unwrap().objects
+}
+
+/// The one object of a kind with the name of the program.
 fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
-    let found: Vec<_> = objects.iter().filter(|object| object["kind"] == kind).collect();
+    let config = format!("{}-config-", names::APP);
+    let ours = |name: &Value| name == names::APP || text(name).starts_with(&config);
+    let found: Vec<_> =
+        objects.iter().filter(|object| object["kind"] == kind && ours(&object["metadata"]["name"])).collect();
     assert_eq!(found.len(), 1, "{kind}: {found:#?}");
     found[0]
 }
@@ -75,50 +57,91 @@ fn named<'a>(values: &'a Value, name: &str) -> &'a Value {
     list(values).iter().find(|value| value["name"] == name).unwrap_or_else(|| panic!("no {name} in {values:#}"))
 }
 
-/// A folder that goes when the test ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(test: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+/// What is in a folder of `manifests/`, by path.
+fn files(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = PathBuf::from(path.file_name().unwrap());
+        if path.is_dir() {
+            found.extend(files(&path).into_iter().map(|(below, content)| (name.join(below), content)));
+        } else {
+            found.insert(name, fs::read_to_string(&path).unwrap());
+        }
     }
+    found
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+#[test]
+fn the_shipped_folder_is_what_the_program_writes_for_an_empty_file() {
+    let shipped = files(&repository().join("manifests/generated"));
+    let config = &shipped[Path::new("config.yaml")];
+    let written = manifests::render(&Config::from_yaml("").unwrap(), config);
+    let written: BTreeMap<_, _> = written.into_iter().map(|file| (PathBuf::from(file.path), file.content)).collect();
+    assert_eq!(written.keys().collect::<Vec<_>>(), shipped.keys().collect::<Vec<_>>());
+    for (path, content) in written {
+        assert_eq!(content, shipped[&path], "{}: `make manifests` writes it", path.display());
+    }
+    // And config.yaml, which writes the defaults out, makes the same of it.
+    let from_file = manifests::render(&Config::from_yaml(config).unwrap(), config);
+    for file in from_file {
+        assert_eq!(file.content, shipped[Path::new(file.path)], "{}", file.path);
     }
 }
 
 #[test]
-fn the_default_overlay_is_the_base() {
-    assert_eq!(overlay("default"), render(&repository().join("manifests/base")));
+fn who_writes_a_file_is_said_in_its_first_line() {
+    for (path, content) in files(&repository().join("manifests")) {
+        let is_written = path.starts_with("generated") && !path.ends_with("config.yaml");
+        assert_eq!(content.starts_with(manifests::HEADER), is_written, "{}", path.display());
+    }
 }
 
 #[test]
 fn every_object_has_the_name_and_namespace_of_the_code() {
     let objects = overlay("default");
-    let cluster_wide = ["Namespace", "ClusterRole", "ClusterRoleBinding", MUTATING, VALIDATING];
-    let namespaced = ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment"];
+    let cluster_wide = [
+        "Namespace",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        MUTATING,
+        VALIDATING,
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    let namespaced = [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ConfigMap",
+        "Service",
+        "Deployment",
+        "PodDisruptionBudget",
+        "ResourceQuota",
+    ];
     let kinds: BTreeSet<_> = objects.iter().map(|object| text(&object["kind"])).collect();
     assert_eq!(kinds, cluster_wide.into_iter().chain(namespaced).collect());
 
     for object in &objects {
         let kind = text(&object["kind"]);
         let metadata = &object["metadata"];
+        let name = text(&metadata["name"]);
         if kind == "ConfigMap" {
-            let name = text(&metadata["name"]);
             assert!(name.starts_with(&format!("{}-config-", names::APP)), "no content hash in {name}");
         } else {
-            assert_eq!(metadata["name"], names::APP, "{kind}");
+            assert!(name.starts_with(names::APP), "{kind} {name}");
         }
         let namespace = namespaced.contains(&kind).then_some(names::APP);
         assert_eq!(metadata["namespace"].as_str(), namespace, "{kind}");
         assert_eq!(metadata["labels"]["app.kubernetes.io/name"], names::APP, "{kind}");
-        assert_eq!(metadata["labels"]["app.kubernetes.io/version"], env!("CARGO_PKG_VERSION"), "{kind}");
         assert_eq!(metadata["labels"][names::LABEL_MANAGED_BY], Value::Null, "{kind}: only clones carry it");
+    }
+    let deployment = only(&objects, "Deployment");
+    for labels in [&deployment["metadata"]["labels"], &deployment["spec"]["template"]["metadata"]["labels"]] {
+        assert_eq!(labels["app.kubernetes.io/version"], env!("CARGO_PKG_VERSION"));
+    }
+    for kind in ["Namespace", "ServiceAccount", "Service", "Deployment", MUTATING, VALIDATING] {
+        only(&objects, kind);
     }
     for mode in ["enforce", "audit", "warn"] {
         let labels = &only(&objects, "Namespace")["metadata"]["labels"];
@@ -126,69 +149,107 @@ fn every_object_has_the_name_and_namespace_of_the_code() {
     }
 }
 
-/// (verb, resource, object): one thing that may be done.
-type Right = (String, String, String);
+/// (namespace or everywhere, verb, resource, object): one thing that may be done.
+type Right = (String, String, String, String);
 
-fn expected_cluster_rights(config: &Config) -> BTreeSet<Right> {
+/// What the roles among these objects grant our `ServiceAccount`.
+fn granted(objects: &[Value]) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
-    let mut grant = |verbs: &[&str], resource: &str, name: &str| {
-        rights.extend(verbs.iter().map(|verb| ((*verb).to_owned(), resource.to_owned(), name.to_owned())));
-    };
-    let read = ["get", "list", "watch"];
-    for clone in &config.clones {
-        grant(&read, "secrets", clone.secret.as_str());
-        grant(&["create", "patch", "update", "delete"], "secrets", clone.secret.as_str());
-    }
-    grant(&read, "secrets", config.certs_secret_name.as_str());
-    grant(&read, "configmaps", names::CONFIGMAP_TRUST);
-    grant(&["create", "patch", "update", "delete"], "configmaps", names::CONFIGMAP_TRUST);
-    for namespace in &config.runner_namespaces.names {
-        grant(&read, "namespaces", namespace.as_str());
-    }
-    rights
-}
-
-#[test]
-fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
-    let objects = overlay("default");
-    let cluster_wide = only(&objects, "ClusterRole");
-    assert_eq!(cluster_wide["aggregationRule"], Value::Null);
-    assert_eq!(rights(cluster_wide), expected_cluster_rights(&Config::default()));
-    let right = |verb: &str, resource: &str, name: &str| (verb.to_owned(), resource.to_owned(), name.to_owned());
-    assert_eq!(rights(only(&objects, "Role")), BTreeSet::from([right("get", "endpoints", names::APP)]));
-
-    for kind in ["ClusterRole", "Role"] {
-        let binding = only(&objects, &format!("{kind}Binding"));
+    for role in objects.iter().filter(|object| text(&object["kind"]).ends_with("Role")) {
+        assert_eq!(role["aggregationRule"], Value::Null);
+        let (kind, name) = (text(&role["kind"]), &role["metadata"]["name"]);
+        let namespace = role["metadata"]["namespace"].as_str().unwrap_or("everywhere");
+        let binding = objects.iter().find(|object| {
+            object["kind"] == format!("{kind}Binding")
+                && object["metadata"]["name"] == *name
+                && object["metadata"]["namespace"] == role["metadata"]["namespace"]
+        });
+        let binding = binding.unwrap_or_else(|| panic!("{kind} {name} is bound to nobody"));
+        assert_eq!(binding["roleRef"], json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}));
         assert_eq!(
-            binding["roleRef"],
-            json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": names::APP})
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP}])
         );
-        let subject = json!({"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP});
-        assert_eq!(binding["subjects"], json!([subject]));
-    }
-}
-
-/// What a role grants: names of objects only, and nothing twice.
-fn rights(role: &Value) -> BTreeSet<Right> {
-    let mut rights = BTreeSet::new();
-    for rule in list(&role["rules"]) {
-        assert_eq!(rule["apiGroups"], json!([""]), "{rule:#}");
-        assert_eq!(rule["nonResourceURLs"], Value::Null, "{rule:#}");
-        assert!(
-            !list(&rule["resourceNames"]).is_empty(),
-            "a rule without resourceNames is one on all objects: {rule:#}"
-        );
-        assert!(!rule.to_string().contains('*'), "wildcard: {rule:#}");
-        for verb in list(&rule["verbs"]) {
+        for rule in list(&role["rules"]) {
+            assert_eq!(rule["nonResourceURLs"], Value::Null, "{rule:#}");
+            assert!(
+                !list(&rule["resourceNames"]).is_empty(),
+                "a rule without resourceNames is one on all objects: {rule:#}"
+            );
+            assert!(!rule.to_string().contains('*'), "wildcard: {rule:#}");
             for resource in list(&rule["resources"]) {
-                for name in list(&rule["resourceNames"]) {
-                    let right = (text(verb).to_owned(), text(resource).to_owned(), text(name).to_owned());
+                let group =
+                    if text(resource).ends_with("webhookconfigurations") { "admissionregistration.k8s.io" } else { "" };
+                assert_eq!(rule["apiGroups"], json!([group]), "{rule:#}");
+                for (verb, name) in list(&rule["verbs"])
+                    .iter()
+                    .flat_map(|verb| list(&rule["resourceNames"]).iter().map(move |name| (verb, name)))
+                {
+                    let right = [namespace, text(verb), text(resource), text(name)].map(str::to_owned).into();
                     assert!(rights.insert(right), "granted twice: {rule:#}");
                 }
             }
         }
     }
     rights
+}
+
+fn expected(table: &[(&str, &[&str], &str, &str)]) -> BTreeSet<Right> {
+    let all = table.iter().flat_map(|(namespace, verbs, resource, name)| {
+        verbs.iter().map(|verb| [*namespace, *verb, *resource, *name].map(str::to_owned).into())
+    });
+    all.collect()
+}
+
+const SECRET: &str = "gitlab-gitlab-runner-secret";
+const CERTS: &str = "gitlab-runner-certs";
+const READ: [&str; 3] = ["get", "list", "watch"];
+const WATCH: [&str; 2] = ["list", "watch"];
+const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
+const OWN: (&str, &[&str], &str, &str) = (names::APP, &["get"], "endpoints", names::APP);
+const PKI: [(&str, &[&str], &str, &str); 3] = [
+    (names::APP, &["get", "list", "watch", "create", "patch", "update"], "secrets", "gitlab-runner-webhook-ca"),
+    ("everywhere", &["get", "list", "watch", "patch"], "mutatingwebhookconfigurations", names::APP),
+    ("everywhere", &["get", "list", "watch", "patch"], "validatingwebhookconfigurations", names::APP),
+];
+
+#[test]
+fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
+    let of_files = [
+        OWN,
+        ("everywhere", &READ, "secrets", SECRET),
+        ("everywhere", &WRITE, "secrets", SECRET),
+        ("everywhere", &READ, "secrets", CERTS),
+        ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
+        ("everywhere", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
+        ("everywhere", &WATCH, "namespaces", "gitlab-runner"),
+    ];
+    let of_all = [&of_files[..], &PKI].concat();
+    for name in ["default", "minimal", "local"] {
+        assert_eq!(granted(&overlay(name)), expected(&of_all), "{name}");
+    }
+    // Whoever brings a certificate takes the rights of the self-managed PKI away.
+    for component in ["components/tls-files", "components/cert-manager"] {
+        assert_eq!(granted(&with_component(component)), expected(&of_files), "{component}");
+    }
+}
+
+#[test]
+fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
+    let watches = [
+        OWN,
+        ("everywhere", &WATCH, "secrets", SECRET),
+        ("everywhere", &WATCH, "secrets", CERTS),
+        ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
+        ("everywhere", &WATCH, "namespaces", "gitlab-runner"),
+        ("gitlab", &["get"], "secrets", SECRET),
+        ("gitlab-runner", &["get"], "secrets", SECRET),
+        ("gitlab-runner", &WRITE, "secrets", SECRET),
+        ("gitlab-runner", &["get"], "secrets", CERTS),
+        ("gitlab-runner", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
+    ];
+    let all = [&watches[..], &PKI].concat();
+    assert_eq!(granted(&with_component("generated/namespaced-rbac")), expected(&all));
 }
 
 /// The webhooks of both configurations, each with the kind of its configuration.
@@ -256,7 +317,8 @@ fn the_webhooks_see_runner_namespaces_and_nothing_else() {
             }}),
             "{name}: and no caBundle, which is not in git"
         );
-        assert_eq!(webhook["failurePolicy"], "Ignore", "{name}: one replica fails open");
+        let policy = if name == names::WEBHOOK_NAMESPACES { "Ignore" } else { "Fail" };
+        assert_eq!(webhook["failurePolicy"], policy, "{name}: no warning is worth a namespace");
         assert_eq!(webhook["sideEffects"], "None", "{name}");
         assert_eq!(webhook["matchPolicy"], "Equivalent", "{name}");
         assert_eq!(webhook["admissionReviewVersions"], json!(["v1"]), "{name}");
@@ -329,8 +391,12 @@ fn a_call_reaches_the_port_that_is_listened_on() {
 /// What the program makes of the container's arguments.
 fn settings_of(container: &Value) -> Settings {
     assert_eq!(container["command"], Value::Null, "the image's own entry point");
-    let pod_name = json!({"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}});
-    assert_eq!(container["env"], json!([{"name": "POD_NAME", "valueFrom": pod_name}]), "flags say the rest");
+    let known: Vec<_> =
+        Settings::command().get_arguments().filter_map(|flag| flag.get_env()).map(|name| name.to_owned()).collect();
+    for variable in list(&container["env"]) {
+        let name = text(&variable["name"]);
+        assert!(known.iter().any(|known| known == name) || AWAITED.contains(&name), "{name} is of no flag");
+    }
     let arguments = list(&container["args"]).iter().map(text);
     Settings::try_parse_from([names::APP].into_iter().chain(arguments)).unwrap()
 }
@@ -362,23 +428,32 @@ fn mounted_files(pod: &Value) -> BTreeMap<PathBuf, (String, String)> {
 
 #[test]
 fn the_files_are_where_the_flags_look_for_them() {
-    let objects = overlay("default");
-    let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
-    let settings = settings_of(&pod["containers"][0]);
     let tls = format!("secret {}-tls", names::APP);
-    let config = format!("configMap {}", text(&only(&objects, "ConfigMap")["metadata"]["name"]));
     let account = Path::new("/var/run/secrets/kubernetes.io/serviceaccount");
-
-    let expected = [
-        (settings.config.expect("--config"), config.as_str(), "config.yaml"),
-        (settings.tls_cert, &tls, "tls.crt"),
-        (settings.tls_key, &tls, "tls.key"),
-        (account.join("token"), "serviceAccountToken", ""),
-        (account.join("ca.crt"), "configMap kube-root-ca.crt", "ca.crt"),
-        (account.join("namespace"), "downwardAPI", ""),
-    ];
-    let expected = expected.map(|(path, from, key)| (path, (from.to_owned(), key.to_owned())));
-    assert_eq!(mounted_files(pod), BTreeMap::from(expected));
+    for (objects, has_certificate) in [
+        (overlay("default"), false),
+        (overlay("minimal"), false),
+        (with_component("components/tls-files"), true),
+        (with_component("components/cert-manager"), true),
+    ] {
+        let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
+        let settings = settings_of(&pod["containers"][0]);
+        let config = format!("configMap {}", text(&only(&objects, "ConfigMap")["metadata"]["name"]));
+        let mut expected = vec![
+            (settings.config.unwrap(), config.as_str(), "config.yaml"),
+            (account.join("token"), "serviceAccountToken", ""),
+            (account.join("ca.crt"), "configMap kube-root-ca.crt", "ca.crt"),
+            (account.join("namespace"), "downwardAPI", ""),
+        ];
+        let mode =
+            list(&pod["containers"][0]["env"]).iter().find(|variable| variable["name"] == "GITLAB_RUNNER_WEBHOOK_TLS");
+        assert_eq!(mode.is_some_and(|mode| mode["value"] == "files"), has_certificate);
+        if has_certificate {
+            expected.extend([(settings.tls_cert, tls.as_str(), "tls.crt"), (settings.tls_key, &tls, "tls.key")]);
+        }
+        let expected = expected.into_iter().map(|(path, from, key)| (path, (from.to_owned(), key.to_owned())));
+        assert_eq!(mounted_files(pod), expected.collect());
+    }
 }
 
 #[test]
@@ -441,6 +516,114 @@ fn the_shipped_configuration_writes_the_defaults_out() {
 }
 
 #[test]
+fn two_replicas_wait_for_no_second_node_and_one_replica_fails_open() {
+    let (default, minimal) = (overlay("default"), overlay("minimal"));
+    let spec = &only(&default, "Deployment")["spec"];
+    assert_eq!(spec["replicas"], 2);
+    let spread = list(&spec["template"]["spec"]["topologySpreadConstraints"]);
+    let keys: Vec<_> = spread.iter().map(|constraint| text(&constraint["topologyKey"])).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
+    for constraint in spread {
+        assert_eq!(constraint["whenUnsatisfiable"], "ScheduleAnyway", "{constraint:#}");
+        assert_eq!(constraint["labelSelector"], spec["selector"]);
+    }
+    let budget = &only(&default, "PodDisruptionBudget")["spec"];
+    assert_eq!((&budget["maxUnavailable"], &budget["selector"]), (&json!(1), &spec["selector"]));
+
+    // The minimal one is the default without these, and fails open.
+    let mut expected = default.clone();
+    expected.retain(|object| object["kind"] != "PodDisruptionBudget");
+    let deployment = expected.iter_mut().find(|object| object["kind"] == "Deployment").unwrap();
+    deployment["spec"]["replicas"] = json!(1);
+    deployment["spec"]["template"]["spec"].as_object_mut().unwrap().remove("topologySpreadConstraints");
+    for webhook in webhooks_mut(&mut expected) {
+        webhook["failurePolicy"] = json!("Ignore");
+    }
+    assert_eq!(minimal, expected);
+}
+
+#[test]
+fn cert_manager_issues_for_the_service_and_fills_in_both_configurations() {
+    let objects = with_component("components/cert-manager");
+    let leaf = only(&objects, "Certificate");
+    let ca = objects.iter().find(|object| object["spec"]["isCA"] == true).unwrap();
+    let service = only(&objects, "Service");
+    let host = format!("{}.{}.svc", text(&service["metadata"]["name"]), text(&service["metadata"]["namespace"]));
+    assert_eq!(leaf["spec"]["dnsNames"], json!([host, format!("{host}.cluster.local")]));
+    assert_eq!(leaf["spec"]["secretName"], format!("{}-tls", names::APP));
+    let issuers = objects.iter().filter(|object| object["kind"] == "Issuer");
+    let issuer =
+        issuers.into_iter().find(|issuer| issuer["metadata"]["name"] == leaf["spec"]["issuerRef"]["name"]).unwrap();
+    assert_eq!(issuer["spec"]["ca"]["secretName"], ca["spec"]["secretName"]);
+    let from = format!("{}/{}", names::APP, text(&ca["metadata"]["name"]));
+    for kind in [MUTATING, VALIDATING] {
+        let annotations = &only(&objects, kind)["metadata"]["annotations"];
+        assert_eq!(annotations, &json!({"cert-manager.io/inject-ca-from": from}), "{kind}");
+    }
+}
+
+#[test]
+fn the_components_name_the_ports_labels_and_images_that_are_there() {
+    let objects = Manifests::combine(
+        &["overlays/default"],
+        &["components/monitoring", "components/network-policy", "components/flow-schema", "components/big-bang"],
+    );
+    let objects = objects.unwrap().objects;
+    let of_kind = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).collect::<Vec<_>>();
+    let deployment = only(&objects, "Deployment");
+    let pod = &deployment["spec"]["template"];
+    let container = &pod["spec"]["containers"][0];
+    let labels = pod["metadata"]["labels"].as_object().unwrap();
+    let selects =
+        |selector: &Value| selector.as_object().unwrap().iter().all(|(key, value)| labels.get(key) == Some(value));
+
+    for policy in of_kind("NetworkPolicy") {
+        let selector = &policy["spec"]["podSelector"];
+        assert!(*selector == json!({}) || selects(&selector["matchLabels"]), "{policy:#}");
+    }
+    let ingress = &only(&objects, "NetworkPolicy")["spec"]["ingress"];
+    assert_eq!(ingress[0]["ports"], json!([{"protocol": "TCP", "port": names::PORT_WEBHOOK}]));
+    assert_eq!(ingress[1]["ports"], json!([{"protocol": "TCP", "port": names::PORT_PROBES}]));
+    assert_eq!(list(ingress).len(), 2);
+    assert!(
+        of_kind("NetworkPolicy")
+            .iter()
+            .any(|policy| { policy["spec"] == json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}) })
+    );
+
+    let monitor = &only(&objects, "ServiceMonitor")["spec"];
+    let services = of_kind("Service").into_iter().filter(|service| {
+        monitor["selector"]["matchLabels"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .all(|(key, value)| service["metadata"]["labels"][key] == *value)
+    });
+    let [service] = services.collect::<Vec<_>>()[..] else { panic!("a ServiceMonitor is for one Service") };
+    assert!(selects(&service["spec"]["selector"]));
+    let port = named(&service["spec"]["ports"], text(&monitor["endpoints"][0]["port"]));
+    assert_eq!(named(&container["ports"], text(&port["targetPort"]))["containerPort"], names::PORT_PROBES);
+    assert_eq!(monitor["endpoints"][0]["path"], names::PATH_METRICS);
+
+    let port = names::PORT_WEBHOOK.to_string();
+    assert_eq!(pod["metadata"]["annotations"]["traffic.sidecar.istio.io/excludeInboundPorts"], port);
+    let peers = &only(&objects, "PeerAuthentication")["spec"];
+    assert!(selects(&peers["selector"]["matchLabels"]));
+    assert_eq!(peers["portLevelMtls"], json!({port.as_str(): {"mode": "PERMISSIVE"}}));
+    assert_eq!(
+        only(&objects, "AuthorizationPolicy")["spec"]["rules"][0]["to"],
+        json!([{"operation": {"ports": [port]}}])
+    );
+    assert!(text(&container["image"]).starts_with("registry1.dso.mil/"));
+    for label in ["name", "instance", "version", "component", "part-of"] {
+        assert!(labels.contains_key(&format!("app.kubernetes.io/{label}")), "{label}");
+    }
+    let subject = &only(&objects, "FlowSchema")["spec"]["rules"][0]["subjects"];
+    let account = json!({"name": names::APP, "namespace": names::APP});
+    assert_eq!(*subject, json!([{"kind": "ServiceAccount", "serviceAccount": account}]));
+}
+
+#[test]
 fn the_local_overlay_differs_in_the_url_and_the_missing_deployment_only() {
     let mut expected = overlay("default");
     expected.retain(|object| object["kind"] != "Deployment");
@@ -460,7 +643,8 @@ fn the_runner_fixtures_use_the_configured_secrets() {
         for object in &objects {
             assert!(config.runner_namespaces.names.contains(text(&object["metadata"]["namespace"])), "{file}");
         }
-        let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let pod = &deployment["spec"]["template"]["spec"];
         let token = &named(&pod["volumes"], "projected-secrets")["projected"]["sources"][0]["secret"]["name"];
         assert_eq!(text(token), config.clones[0].secret.as_str(), "{file}");
         let mount = list(&pod["containers"][0]["volumeMounts"])
@@ -472,191 +656,4 @@ fn the_runner_fixtures_use_the_configured_secrets() {
             assert_eq!(text(&volume["secret"]["secretName"]), config.certs_secret_name.as_str(), "{file}");
         }
     }
-}
-
-fn issue(out: &Path) -> Command {
-    let mut command = Command::new(repository().join("certs/issue.sh"));
-    command.arg("--out").arg(out).env_remove("KUBECTL");
-    command
-}
-
-fn openssl(arguments: &[&str]) -> Command {
-    let mut command = Command::new("openssl");
-    command.args(arguments);
-    command
-}
-
-fn names_in(folder: &Path) -> BTreeSet<String> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-const ISSUED: [&str; 5] = ["ca-bundle-mutating.yaml", "ca-bundle-validating.yaml", "ca.crt", "tls.crt", "tls.key"];
-
-#[test]
-fn an_issued_certificate_is_valid_for_the_service_and_what_else_was_asked_for() {
-    let scratch = Scratch::new("issue");
-    let out = scratch.0.join("new/folder");
-    stdout_of(issue(&out).args(["--san", "127.0.0.1", "--san", "webhook.example.com"]));
-    assert_eq!(
-        names_in(&out),
-        BTreeSet::from(ISSUED.map(str::to_owned)),
-        "and neither a CA key nor a temporary folder"
-    );
-
-    let service = format!("{0}.{0}.svc", names::APP);
-    for identity in [
-        ["-verify_hostname", &service],
-        ["-verify_hostname", &format!("{service}.cluster.local")],
-        ["-verify_hostname", "webhook.example.com"],
-        ["-verify_ip", "127.0.0.1"],
-    ] {
-        let mut verify = openssl(&["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile"]);
-        stdout_of(verify.arg(out.join("ca.crt")).args(identity).arg(out.join("tls.crt")));
-    }
-    let mut verify = openssl(&["verify", "-verify_hostname", "example.com", "-CAfile"]);
-    assert!(!run(verify.arg(out.join("ca.crt")).arg(out.join("tls.crt"))).status.success(), "a name nobody asked for");
-
-    let public_key = stdout_of(openssl(&["pkey", "-pubout", "-in"]).arg(out.join("tls.key")));
-    assert_eq!(public_key, stdout_of(openssl(&["x509", "-pubkey", "-noout", "-in"]).arg(out.join("tls.crt"))));
-    let leaf = stdout_of(openssl(&["x509", "-noout", "-text", "-in"]).arg(out.join("tls.crt")));
-    for part in ["prime256v1", "CA:FALSE", "TLS Web Server Authentication"] {
-        assert!(leaf.contains(part), "{part}\n{leaf}");
-    }
-    let ca = stdout_of(openssl(&["x509", "-noout", "-text", "-in"]).arg(out.join("ca.crt")));
-    assert!(ca.contains("CA:TRUE, pathlen:0") && ca.contains("Certificate Sign"), "{ca}");
-
-    let nine_days = 9 * 86_400;
-    let short = scratch.0.join("short");
-    stdout_of(issue(&short).args(["--days", "9"]));
-    for (seconds, expected) in [(nine_days - 3600, true), (nine_days + 3600, false)] {
-        let mut check = openssl(&["x509", "-noout", "-checkend", &seconds.to_string(), "-in"]);
-        assert_eq!(run(check.arg(short.join("tls.crt"))).status.success(), expected, "{seconds} s");
-    }
-
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(out.join("tls.key")).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-}
-
-#[test]
-fn issuing_again_needs_force_and_keeps_trust_in_the_certificate_before() {
-    let scratch = Scratch::new("again");
-    let out = scratch.0.as_path();
-    stdout_of(&mut issue(out));
-    let read = |file: &str| fs::read_to_string(out.join(file)).unwrap();
-    let first = ISSUED.map(read);
-
-    let refused = run(&mut issue(out));
-    assert!(!refused.status.success());
-    let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(ISSUED.iter().any(|file| message.contains(file)), "{message}");
-    assert!(message.contains("--force"), "{message}");
-    assert_eq!(ISSUED.map(read), first, "nothing changed");
-
-    let trusted = |leaf: &str| {
-        let mut verify = openssl(&["verify", "-purpose", "sslserver", "-CAfile"]);
-        run(verify.arg(out.join("ca.crt")).arg(out.join(leaf))).status.success()
-    };
-    fs::copy(out.join("tls.crt"), out.join("before.crt")).unwrap();
-    for still_trusted in [true, false] {
-        stdout_of(issue(out).arg("--force"));
-        assert!(trusted("tls.crt"));
-        assert_eq!(trusted("before.crt"), still_trusted, "the CA before is kept, the one before that is not");
-    }
-}
-
-/// A kubectl that writes down how it was called, and fails when told to patch what `fail` names.
-fn fake_kubectl(folder: &Path) -> PathBuf {
-    let path = folder.join("kubectl");
-    fs::write(
-        &path,
-        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$*\" >>calls\n\
-         case $1 in\npatch) case $(cat fail 2>/dev/null) in $2) exit 1 ;; esac ;;\ncreate) echo 'a Secret' ;;\n\
-         apply) for file; do :; done && cat \"$file\" >>calls ;;\nesac\n",
-    )
-    .unwrap();
-    stdout_of(Command::new("chmod").arg("+x").arg(&path));
-    path
-}
-
-#[test]
-fn kubectl_is_told_whom_to_trust_before_it_is_given_the_certificate() {
-    let scratch = Scratch::new("kubectl");
-    let out = scratch.0.join("out");
-    let kubectl = fake_kubectl(&scratch.0);
-    let calls = || fs::read_to_string(scratch.0.join("calls")).unwrap();
-
-    stdout_of(issue(&out).arg("--kubectl").env("KUBECTL", &kubectl));
-    let seen = calls();
-    let [mutating, validating, create, apply, secret] = seen.lines().collect::<Vec<_>>()[..] else { panic!("{seen}") };
-    for (kind, patch) in [("mutating", mutating), ("validating", validating)] {
-        let start = format!("patch {kind}webhookconfiguration {} --type=strategic --patch-file ", names::APP);
-        assert!(patch.starts_with(&start) && patch.ends_with(&format!("/out/ca-bundle-{kind}.yaml")), "{patch}");
-    }
-    assert!(create.starts_with(&format!("create secret tls {0}-tls --namespace {0} --cert", names::APP)), "{create}");
-    assert!(create.ends_with("--dry-run=client -o yaml"), "{create}");
-    assert!(apply.starts_with("apply --server-side"), "a client-side apply copies the key into an annotation: {apply}");
-    assert_eq!(secret, "a Secret");
-
-    for (calls_made, kind) in [(1, "mutatingwebhookconfiguration"), (2, "validatingwebhookconfiguration")] {
-        fs::write(scratch.0.join("fail"), kind).unwrap();
-        fs::write(scratch.0.join("calls"), "").unwrap();
-        let output = run(issue(&out).args(["--force", "--kubectl"]).env("KUBECTL", &kubectl));
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success());
-        assert!(message.contains("do not issue again") && message.contains("kubectl patch"), "{message}");
-        assert_eq!(calls().lines().count(), calls_made, "no certificate that nobody trusts yet: {}", calls());
-        assert_eq!(names_in(&out), BTreeSet::from(ISSUED.map(str::to_owned)));
-    }
-}
-
-#[test]
-fn a_refused_argument_leaves_nothing_behind() {
-    let scratch = Scratch::new("refused");
-    let table: [(&[&str], &str); 9] = [
-        (&["--days", "0"], "--days '0'"),
-        (&["--days", "3651"], "1 to 3650"),
-        (&["--days", "1e2"], "1 to 3650"),
-        (&["--namespace", "A"], "--namespace 'A'"),
-        (&["--service", "a.b"], "--service 'a.b'"),
-        (&["--san", "a,DNS:b"], "--san 'a,DNS:b'"),
-        (&["--san", "1.2.3"], "bad ip address"),
-        (&["--san"], "needs a value"),
-        (&["--sans=x"], "unknown option"),
-    ];
-    for (arguments, expected) in table {
-        let output = run(issue(&scratch.0).args(arguments));
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && message.contains(expected), "{arguments:?}: {message}");
-        assert_eq!(names_in(&scratch.0), BTreeSet::new(), "{arguments:?}");
-    }
-    let output = run(issue(&scratch.0).arg("--kubectl").env("KUBECTL", "no-such-kubectl"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-kubectl is not on PATH"));
-    assert_eq!(names_in(&scratch.0), BTreeSet::new());
-}
-
-#[test]
-fn the_issued_patches_give_every_webhook_the_ca_and_change_nothing_else() {
-    let scratch = Scratch::new("patch");
-    // A copy of the base, because kustomize wants relative paths.
-    let out = scratch.0.join("overlay");
-    stdout_of(&mut issue(&out));
-    let base = scratch.0.join("base");
-    fs::create_dir(&base).unwrap();
-    for entry in fs::read_dir(repository().join("manifests/base")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), base.join(entry.file_name())).unwrap();
-    }
-    let kustomization = "resources: [../base]\n\
-                         patches: [{path: ca-bundle-mutating.yaml}, {path: ca-bundle-validating.yaml}]\n";
-    fs::write(out.join("kustomization.yaml"), kustomization).unwrap();
-
-    let bundle = stdout_of(openssl(&["base64", "-A", "-in"]).arg(out.join("ca.crt")));
-    let mut expected = overlay("default");
-    for webhook in webhooks_mut(&mut expected) {
-        webhook["clientConfig"]["caBundle"] = json!(bundle.trim());
-    }
-    assert_eq!(render(&out), expected);
 }

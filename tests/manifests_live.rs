@@ -53,7 +53,7 @@ async fn failing(kind: &str, webhook: &str) -> Cluster {
     }
     // Whoever gets this port next does not speak TLS with our certificate.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut manifests = Manifests::render(&cluster.plane, "overlays/local").await;
+    let mut manifests = Manifests::render("overlays/local");
     manifests.objects.retain(|object| object["kind"] == kind);
     // The namespace that opted out is a runner namespace, too.
     for webhook in manifests.objects[0]["webhooks"].as_array_mut().unwrap() {
@@ -105,7 +105,7 @@ async fn create(cluster: &Cluster, namespace: &str, webhook: &str, pod: &Value) 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_configurations_are_accepted_as_they_are_shipped() {
     let cluster = Cluster::start().await;
-    let shipped = Manifests::render(&cluster.plane, "overlays/default").await;
+    let shipped = Manifests::render("overlays/default");
     let kinds = shipped.objects.iter().filter(|object| object["webhooks"].is_array()).count();
     assert_eq!(kinds, 2);
     shipped.apply(&cluster.plane).await;

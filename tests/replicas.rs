@@ -218,7 +218,8 @@ async fn who_is_killed_takes_only_what_was_in_flight_with_it_and_the_other_one_s
 /// Three replicas start in the same instant on a namespace where nothing is. Returns the most writes that one object
 /// got.
 async fn start_three_at_once(rounds: usize) -> usize {
-    let setup = Setup { namespaces: Some(&[]), ..Setup::default() };
+    let any_round = "runnerNamespaces: {names: [], selectors: [{matchExpressions: [{key: round, operator: Exists}]}]}";
+    let setup = Setup { config: Some(any_round) };
     let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
     cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &token("first")).await;

@@ -97,17 +97,16 @@ async fn a_living_kyverno_policy_is_not_fought() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_source_deleted_delete_takes_our_clones_and_nothing_else() {
-    let setup = Setup { namespaces: Some(&["ours", "theirs"]), ..Setup::default() };
-    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
+    let config = format!(
+        "runnerNamespaces: {{names: [ours, theirs]}}\n{}",
+        one_clone("onSourceDeleted: delete, onForeignTarget: refuse")
+    );
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(&config) }).await;
     for namespace in [SOURCE_NAMESPACE, "ours", "theirs"] {
         cluster.create_namespace(namespace, &[]).await;
     }
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.put_secret("theirs", SECRET, &[("their-key", "their-value")]).await;
-    let config = format!(
-        "runnerNamespaces: {{names: [ours, theirs]}}\n{}",
-        one_clone("onSourceDeleted: delete, onForeignTarget: refuse")
-    );
     let tool = cluster.tool(BINARY).await.config(&config).start().await;
     cluster.clone_with("ours", SECRET, &TOKEN).await;
     tool.clones_in_state(SECRET, "conflict", 1.0).await;
@@ -130,12 +129,11 @@ async fn on_source_deleted_delete_takes_our_clones_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_come_and_go_by_label() {
-    let setup = Setup { namespaces: Some(&[]), ..Setup::default() };
-    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
-    cluster.create_namespace(SOURCE_NAMESPACE, &[("runner", "yes")]).await;
-    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     let selectors = "runnerNamespaces:\n  names: []\n  selectors:\n  - matchLabels: {runner: 'yes'}\n  \
                      - matchExpressions: [{key: tier, operator: In, values: [ci, build]}]\n";
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(selectors) }).await;
+    cluster.create_namespace(SOURCE_NAMESPACE, &[("runner", "yes")]).await;
+    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.create_namespace("before", &[("runner", "yes")]).await;
     let tool = cluster.tool(BINARY).await.config(selectors).start().await;
     cluster.clone_with("before", SECRET, &TOKEN).await;
@@ -190,12 +188,11 @@ async fn any_number_of_clones_in_any_number_of_namespaces() {
     let long = "a".repeat(253);
     let namespaces = ["one", "two", "three"];
     let secrets = [SECRET, "registry", long.as_str()];
-    let setup = Setup { secrets: &secrets, namespaces: Some(&namespaces) };
-    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
     let config = format!(
         "runnerNamespaces: {{names: [one, two, three]}}\nclones:\n- {{secret: {SECRET}, from: gitlab, labels: {{team: ci}}}}\n\
          - {{secret: registry, from: infra}}\n- {{secret: {long}, from: gitlab}}\n"
     );
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(&config) }).await;
     let tool = cluster.tool(BINARY).await.config(&config).start().await;
     for namespace in ["gitlab", "infra"].into_iter().chain(namespaces) {
         cluster.create_namespace(namespace, &[]).await;

@@ -38,7 +38,7 @@ async fn followed(cluster: &Cluster, token: &str) {
 
 /// The shipped manifests, with this rule's verbs changed.
 async fn grant(cluster: &Cluster, change: impl Fn(&mut Vec<Value>)) {
-    let mut manifests = Manifests::render(&cluster.plane, "overlays/local").await;
+    let mut manifests = Manifests::render("overlays/local");
     manifests.objects.retain(|object| object["kind"] == "ClusterRole");
     for rule in manifests.objects.iter_mut().flat_map(|role| role["rules"].as_array_mut().unwrap()) {
         change(rule["verbs"].as_array_mut().unwrap());

@@ -15,10 +15,7 @@ use kube::{
 };
 use serde_json::json;
 use test_support::{
-    Cluster, ServingCertificate, Setup, Tool,
-    cluster::{RUNNER_NAMESPACE, SECRET},
-    control_plane::ControlPlane,
-    wait,
+    Cluster, ServingCertificate, Setup, Tool, cluster::RUNNER_NAMESPACE, control_plane::ControlPlane, wait,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
@@ -132,8 +129,9 @@ async fn it_follows_the_secret_and_heals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_only_where_runners_are_and_certs_can_be_cloned_too() {
-    let setup = Setup { secrets: &[SECRET, CERTS], namespaces: Some(&[]) };
-    let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
+    let config = "runnerNamespaces: {names: [], selectors: [{matchLabels: {runner: 'yes'}}]}\n\
+                  certs: {from: infra, publicRoots: none}\n";
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(config) }).await;
     let ca = cluster.certificate.ca_pem.as_str();
     for (namespace, label) in [("one", "yes"), ("two", "yes"), ("elsewhere", "no")] {
         cluster.create_namespace(namespace, &[("runner", label)]).await;
@@ -141,8 +139,6 @@ async fn it_is_only_where_runners_are_and_certs_can_be_cloned_too() {
     cluster.create_namespace("infra", &[]).await;
     cluster.put_secret("infra", CERTS, &[("ca.crt", ca)]).await;
     cluster.put_secret("elsewhere", CERTS, &[("ca.crt", ca)]).await;
-    let config = "runnerNamespaces: {names: [], selectors: [{matchLabels: {runner: 'yes'}}]}\n\
-                  certs: {from: infra, publicRoots: none}\n";
     let _tool = cluster.tool(BINARY).await.config(config).start().await;
     for namespace in ["one", "two"] {
         cluster.clone_with(namespace, CERTS, &[("ca.crt", ca)]).await;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use kube::core::Expression;
 use serde::Deserialize;
 
 use super::{
@@ -14,6 +15,9 @@ use super::{
     labels::{SelectorFile, check_label},
 };
 use crate::names;
+
+/// Namespaces that a label selector never selects, beside those of sources.
+const NEVER_BY_LABEL: [&str; 4] = [names::APP, "kube-node-lease", "kube-public", "kube-system"];
 
 impl Config {
     /// Reads a configuration file's content. An empty file is the default configuration.
@@ -217,6 +221,14 @@ impl File {
             clones.push(CloneSpec { holds_certs: true, ..clone.into_spec() });
         }
 
+        // No label makes a runner namespace of what the cluster, this program or a source lives in. Said by the selector
+        // itself, it holds for watches, webhooks and guard alike.
+        let never = NEVER_BY_LABEL.into_iter().map(str::to_owned);
+        let never: BTreeSet<_> = never.chain(clones.iter().map(|clone| clone.from.to_string())).collect();
+        for selector in &mut selectors {
+            selector.extend([Expression::NotIn(names::LABEL_NAMESPACE_NAME.to_owned(), never.clone())]);
+        }
+
         Ok(Config {
             runner_namespaces: RunnerNamespaces { names, selectors },
             clones,
@@ -346,7 +358,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.runner_namespaces.names.len(), 2);
-        assert_eq!(config.runner_namespaces.selectors[0].to_string(), "team=x,env in (dev,prod)");
+        let never = "kubernetes.io/metadata.name notin (gitlab-runner-webhook,infra,kube-node-lease,kube-public,kube-system,src)";
+        assert_eq!(config.runner_namespaces.selectors[0].to_string(), format!("team=x,env in (dev,prod),{never}"));
         assert_eq!(config.clones[0].on_source_deleted, OnSourceDeleted::Delete);
         assert_eq!(config.clones[0].on_foreign_target, OnForeignTarget::Refuse);
         assert_eq!(config.clones[0].labels["a"], "b");

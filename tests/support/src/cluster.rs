@@ -18,6 +18,8 @@ use crate::{Manifests, ServingCertificate, ToolBuilder, wait};
 /// The shipped `ServiceAccount`, as RBAC names it.
 const USER: &str = "system:serviceaccount:gitlab-runner-webhook:gitlab-runner-webhook";
 
+const WEBHOOK_CONFIGURATIONS: [&str; 2] = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
+
 /// The names of the mission.
 pub const SOURCE_NAMESPACE: &str = "gitlab";
 /// The runner namespace of the mission.
@@ -33,15 +35,15 @@ pub struct Cluster {
     pub admin: Client,
     /// What the program serves with.
     pub certificate: ServingCertificate,
+    /// The configuration that rights, guard and webhooks are for; `None` means the shipped one.
+    pub config: Option<String>,
 }
 
 /// How a cluster is set up, where it is not as the mission has it.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Setup<'a> {
-    /// Names of cloned Secrets that the roles are for; none means the shipped one.
-    pub secrets: &'a [&'a str],
-    /// Runner namespaces that the roles are for; `None` means the shipped one, empty means by label.
-    pub namespaces: Option<&'a [&'a str]>,
+    /// The configuration that rights, guard and webhooks are for; `None` means the shipped one.
+    pub config: Option<&'a str>,
 }
 
 impl Cluster {
@@ -64,27 +66,28 @@ impl Cluster {
     /// When the control plane does not start; says why.
     pub async fn start_as(builder: Builder, setup: Setup<'_>) -> Self {
         let plane = builder.start().await.unwrap_or_else(|error| panic!("{error}"));
-        let secrets = if setup.secrets.is_empty() { &[SECRET] } else { setup.secrets };
-        Manifests::render(&plane, "overlays/local")
-            .await
-            .without(&["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"])
-            .for_names(secrets, setup.namespaces.unwrap_or(&[RUNNER_NAMESPACE]))
-            .apply(&plane)
-            .await;
         let certificate = ServingCertificate::issue(&plane.dir().join("serving"));
-        Self { admin: plane.admin(), certificate, plane }
+        let cluster = Self { admin: plane.admin(), certificate, plane, config: setup.config.map(str::to_owned) };
+        cluster.manifests().without(&WEBHOOK_CONFIGURATIONS).apply(&cluster.plane).await;
+        cluster
     }
 
-    /// Registers the shipped webhooks, reached at this port.
+    /// `overlays/local`, for the configuration of this cluster.
+    pub fn manifests(&self) -> Manifests {
+        let shipped = Manifests::render("overlays/local");
+        self.config.iter().fold(shipped, |manifests, config| manifests.configured(config))
+    }
+
+    /// Registers the webhooks, reached at this port.
     pub async fn register_webhooks(&self, port: u16, failure_policy: &str) {
-        let mut manifests = Manifests::render(&self.plane, "overlays/local").await;
+        let mut manifests = self.manifests();
         manifests.objects.retain(|object| object["webhooks"].is_array());
         manifests.reached_at(port, &self.certificate.ca_pem).failing(failure_policy).apply(&self.plane).await;
     }
 
     /// Registers the shipped webhooks, reached at this port, and leaves `caBundle` to the program.
     pub async fn register_webhooks_without_ca(&self, port: u16, failure_policy: &str) {
-        let mut manifests = Manifests::render(&self.plane, "overlays/local").await;
+        let mut manifests = self.manifests();
         manifests.objects.retain(|object| object["webhooks"].is_array());
         manifests.reached_at_port(port).failing(failure_policy).apply(&self.plane).await;
     }

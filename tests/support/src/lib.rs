@@ -17,7 +17,7 @@ pub use balancer::Balancer;
 pub use cluster::{Cluster, Setup};
 pub use control_plane;
 pub use load::Load;
-pub use manifests::{Manifests, fixture};
+pub use manifests::{Manifests, documents, fixture, repository};
 pub use proxy::{Fault, Proxy};
 pub use replicas::{Replica, Replicas};
 pub use serving::ServingCertificate;

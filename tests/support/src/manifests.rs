@@ -1,12 +1,18 @@
 //! The shipped manifests, rendered by kubectl as users render them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use control_plane::ControlPlane;
+use control_plane::{Binaries, Component, ControlPlane};
+use gitlab_runner_webhook::{config::Config, manifests};
 use serde_json::{Value, json};
 
+use crate::wait;
+
 /// The objects of one rendered kustomization.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manifests {
     /// The objects, in the order in which they are applied.
     pub objects: Vec<Value>,
@@ -14,11 +20,65 @@ pub struct Manifests {
 
 impl Manifests {
     /// Renders `manifests/<path>`.
-    pub async fn render(plane: &ControlPlane, path: &str) -> Self {
-        let folder = repository().join("manifests").join(path);
-        let folder = folder.to_str().expect("a path of UTF-8");
-        let yaml = plane.kubectl(&["kustomize", folder]).await.expect("kubectl renders the overlay");
-        Self { objects: documents(&yaml) }
+    pub fn render(path: &str) -> Self {
+        Self::build(&repository().join("manifests").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Renders a folder.
+    ///
+    /// # Errors
+    /// What kustomize has against it.
+    ///
+    /// # Panics
+    /// When there is no kubectl, and none can be built.
+    pub fn build(folder: &Path) -> Result<Self, String> {
+        let binaries = Binaries::find(&[Component::Kubectl]).unwrap_or_else(|error| panic!("{error}"));
+        let mut kubectl = Command::new(binaries.path(Component::Kubectl).expect("kubectl, as asked for"));
+        let output = kubectl.arg("kustomize").arg(folder).env_remove("KUBECONFIG").output().expect("kubectl runs");
+        if output.status.success() {
+            Ok(Self { objects: documents(&String::from_utf8_lossy(&output.stdout)) })
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    /// Renders an overlay that lists these folders and components of `manifests/`.
+    ///
+    /// # Errors
+    /// As [`Manifests::build`].
+    ///
+    /// # Panics
+    /// When no folder can be made for it.
+    pub fn combine(resources: &[&str], components: &[&str]) -> Result<Self, String> {
+        // kustomize wants relative paths, and the temporary folder may be anywhere.
+        let folder = std::env::temp_dir().join(format!("overlay-{}-{}", std::process::id(), wait::unique()));
+        std::fs::create_dir_all(&folder).expect("a temporary folder");
+        std::os::unix::fs::symlink(repository().join("manifests"), folder.join("manifests")).expect("a link");
+        let below = |paths: &[&str]| paths.iter().map(|path| format!("manifests/{path}")).collect::<Vec<_>>();
+        let overlay = json!({"resources": below(resources), "components": below(components)});
+        std::fs::write(folder.join("kustomization.yaml"), overlay.to_string()).expect("a file");
+        let built = Self::build(&folder);
+        let _ = std::fs::remove_dir_all(&folder);
+        built
+    }
+
+    /// With what `gitlab-runner-webhook manifests` writes for this configuration, in the place of what is shipped.
+    #[must_use]
+    pub fn configured(mut self, yaml: &str) -> Self {
+        let config = Config::from_yaml(yaml).expect("a configuration");
+        for file in manifests::render(&config, yaml) {
+            if !["rbac.yaml", "guard.yaml", "webhooks.yaml"].contains(&file.path) {
+                continue;
+            }
+            for object in documents(&file.content) {
+                let same = |there: &Value| {
+                    there["kind"] == object["kind"] && there["metadata"]["name"] == object["metadata"]["name"]
+                };
+                self.objects.retain(|there| !same(there));
+                self.objects.push(object);
+            }
+        }
+        self
     }
 
     /// Without the objects of these kinds.
@@ -45,9 +105,12 @@ impl Manifests {
     #[must_use]
     pub fn reached_at_port(mut self, port: u16) -> Self {
         for webhook in self.webhooks() {
-            let client = &mut webhook["clientConfig"];
-            let url = client["url"].as_str().expect("overlays/local reaches the webhook at a URL");
-            client["url"] = json!(url.replace("127.0.0.1:10250", &format!("127.0.0.1:{port}")));
+            let client = &webhook["clientConfig"];
+            let path = match client["url"].as_str() {
+                Some(url) => url.strip_prefix("https://127.0.0.1:10250").expect("a URL of overlays/local"),
+                None => client["service"]["path"].as_str().expect("a Service"),
+            };
+            webhook["clientConfig"] = json!({"url": format!("https://127.0.0.1:{port}{path}")});
         }
         self
     }
@@ -57,25 +120,6 @@ impl Manifests {
     pub fn failing(mut self, policy: &str) -> Self {
         for webhook in self.webhooks() {
             webhook["failurePolicy"] = json!(policy);
-        }
-        self
-    }
-
-    /// Gives the shipped roles the names of another configuration: each rule stays name-bound.
-    ///
-    /// `secrets` replaces the cloned name, `namespaces` the runner namespaces; no namespaces means
-    /// that they are found by label, which RBAC cannot bind to names.
-    #[must_use]
-    pub fn for_names(mut self, secrets: &[&str], namespaces: &[&str]) -> Self {
-        for rule in self.objects.iter_mut().filter_map(|object| object.get_mut("rules")?.as_array_mut()).flatten() {
-            let Some(names) = rule.get_mut("resourceNames") else { continue };
-            if names == &json!(["gitlab-gitlab-runner-secret"]) {
-                *names = json!(secrets);
-            } else if names == &json!(["gitlab-runner"]) && namespaces.is_empty() {
-                rule.as_object_mut().expect("a rule").remove("resourceNames");
-            } else if names == &json!(["gitlab-runner"]) {
-                *names = json!(namespaces);
-            }
         }
         self
     }
@@ -105,11 +149,19 @@ pub fn fixture(path: &str) -> Vec<Value> {
 }
 
 /// The top of the repository.
-pub(crate) fn repository() -> PathBuf {
+///
+/// # Panics
+/// When this crate is not in it.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("tests/support is in the repository")
 }
 
-fn documents(yaml: &str) -> Vec<Value> {
-    let documents = yaml.split("\n---").map(str::trim).filter(|document| !document.is_empty());
-    documents.map(|document| serde_saphyr::from_str(document).expect("rendered YAML parses")).collect()
+/// The documents of a YAML file.
+///
+/// # Panics
+/// When one does not parse.
+pub fn documents(yaml: &str) -> Vec<Value> {
+    let documents = yaml.split("\n---").map(str::trim);
+    let documents = documents.map(|document| serde_saphyr::from_str(document).expect("the YAML parses"));
+    documents.filter(|document: &Value| !document.is_null()).collect()
 }

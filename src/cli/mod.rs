@@ -1,0 +1,45 @@
+//! What the binary can be asked for: to serve, which is the default, or one of the commands.
+
+pub mod manifests;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::Settings, names};
+
+/// The command line.
+#[derive(Clone, Debug, Parser)]
+#[command(name = names::APP, version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// How to serve, when there is no command.
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// What to do instead.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What can be done instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Write the manifests that follow from a configuration: rights, guard, webhooks.
+    Manifests(manifests::Arguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn without_a_command_it_serves_and_flags_are_as_ever() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["x", "--watch-timeout", "7"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.settings.watch_timeout.as_secs(), 7);
+        assert!(Cli::try_parse_from(["x", "manifests"]).is_err(), "--config is needed");
+        let cli = Cli::try_parse_from(["x", "manifests", "--config", "f"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Manifests(_))));
+    }
+}
