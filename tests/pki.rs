@@ -103,16 +103,12 @@ impl Fixture {
 
     /// Waits for the CA Secret to be in a state, and for every caBundle to be what it says.
     async fn settled(&self, what: &str, is_so: impl Fn(&BTreeMap<String, ByteString>) -> bool) -> Secret {
-        let secret = self
-            .cluster
-            .secret_that(what, NAMESPACE, CA_SECRET, |secret| is_so(secret.data.as_ref().unwrap_or(&BTreeMap::new())))
-            .await;
-        let expected = bundle_of(&secret);
-        wait::until("each caBundle is what the CA Secret says", || async {
-            self.ca_bundles().await.iter().all(|bundle| *bundle == expected).then_some(())
+        wait::until(format!("the CA Secret {what}, and each caBundle is what it says"), || async {
+            let secret = self.ca_secret().await.filter(|secret| secret.data.as_ref().is_some_and(&is_so))?;
+            let expected = bundle_of(&secret);
+            self.ca_bundles().await.iter().all(|bundle| *bundle == expected).then_some(secret)
         })
-        .await;
-        secret
+        .await
     }
 
     /// How often the program wrote each object with success, by the audit log.
@@ -330,10 +326,8 @@ async fn started_at_once(rounds: usize) {
     let fixture = Fixture::new().await;
     let mut before = HashMap::new();
     for round in 0..rounds {
-        let mut tools = Vec::new();
-        for _ in 0..3 {
-            tools.push(fixture.cluster.tool(BINARY).await.self_managed().spawn());
-        }
+        let builder = fixture.cluster.tool(BINARY).await.self_managed();
+        let tools = [builder.clone().spawn(), builder.clone().spawn(), builder.spawn()];
         for tool in &tools {
             tool.ready().await;
         }

@@ -14,7 +14,8 @@
 //! | `authority` | a CA, and the leaves it issues. PURE |
 //! | `keyring` | what the Secret holds. PURE |
 //! | `plan` | what is to be done, from what is known. PURE |
-//! | `options`, `pause` | what the loop is told; when something may be done again. PURE |
+//! | `options` | what the loop is told. PURE |
+//! | `pause` | when something may be done again |
 //! | `clock` | the time as the API server has it |
 //! | `store` | the one reader and writer of the CA Secret |
 //! | `publish` | the one writer of `caBundle` |

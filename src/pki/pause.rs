@@ -1,4 +1,4 @@
-//! When something may be done again. PURE.
+//! When something may be done again.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::backoff;
 /// So long may the watch take to bring what was written, before it is looked at anew.
 const ECHO: Duration = Duration::from_secs(2);
 /// Replicas that see the same thing at once wait for a part of this each, by chance; the first one settles it.
-const SPREAD: Duration = Duration::from_millis(100);
+const SPREAD: Duration = Duration::from_millis(400);
 /// Between two writes of the same object, whoever undoes them how fast.
 const LEAST_GAP: Duration = Duration::from_millis(500);
 
@@ -45,10 +45,12 @@ impl Pause {
         self.until = Some(Instant::now() + pause.max(retry_after.unwrap_or_default()));
     }
 
-    /// There is news: soon, but not together with every other replica, and not faster than who fights us.
-    pub fn spread(&mut self) {
+    /// There is news: soon, but not together with every other replica, and not faster than who fights us. At once, if
+    /// it was this replica that made the news: the others wait for that.
+    pub fn spread(&mut self, is_own: bool) {
         if self.failures == 0 {
-            let soon = Instant::now() + SPREAD.mul_f64(fastrand::f64());
+            let spread = if is_own { Duration::ZERO } else { SPREAD.mul_f64(0.25 + 0.75 * fastrand::f64()) };
+            let soon = Instant::now() + spread;
             self.until = Some(self.last.map_or(soon, |last| soon.max(last + LEAST_GAP)));
         }
     }

@@ -56,6 +56,8 @@ pub struct Rotation {
     clock_pause: Pause,
     store_pause: Pause,
     was_published: bool,
+    /// Whether the Secret was written, and the watch has not brought it yet.
+    wrote: bool,
     /// What went wrong last, and has not gone right since.
     problem: Option<Problem>,
     /// The state that was last logged.
@@ -134,6 +136,7 @@ impl Rotation {
             clock_pause: Pause::default(),
             store_pause: Pause::default(),
             was_published: false,
+            wrote: false,
             problem: None,
             said: None,
             options,
@@ -178,8 +181,9 @@ impl Rotation {
                 if let Some(seen) = self.secret.note(change) {
                     self.read(seen.into());
                     self.store_pause.over();
-                    self.mutating.pause.spread();
-                    self.validating.pause.spread();
+                    let is_own = std::mem::take(&mut self.wrote);
+                    self.mutating.pause.spread(is_own);
+                    self.validating.pause.spread(is_own);
                 }
             }
             Event::Registration(kind, change) => {
@@ -190,7 +194,7 @@ impl Rotation {
                     let object = self.publisher.object(kind);
                     info!(object, state, "webhook configuration");
                 }
-                self.side(kind).pause.spread();
+                self.side(kind).pause.spread(false);
             }
         }
     }
@@ -281,6 +285,7 @@ impl Rotation {
         match result {
             Ok(()) => {
                 self.store_pause.echo();
+                self.wrote = true;
                 self.problem = None;
                 let cause = cause.as_str();
                 info!(object, cause, ca = %keyring.current.id(), "CA Secret written");
