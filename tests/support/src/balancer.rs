@@ -14,9 +14,6 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What a client says when it closes a TLS connection is shorter; any request is longer.
-const GOODBYE: usize = 64;
-
 /// Listens on loopback. Each connection goes to one of the backends at random and stays there, whatever becomes of
 /// the backend; nothing is tried again. Ends when dropped.
 pub struct Balancer {
@@ -29,7 +26,7 @@ pub struct Balancer {
 #[derive(Default)]
 struct State {
     backends: Mutex<Vec<u16>>,
-    cut: AtomicUsize,
+    ended: AtomicUsize,
     refused: AtomicUsize,
 }
 
@@ -61,9 +58,9 @@ impl Balancer {
         self.state.backends.lock().expect("the backends").clone()
     }
 
-    /// How many connections a backend ended so far while their client waited for an answer.
-    pub fn cut(&self) -> usize {
-        self.state.cut.load(Relaxed)
+    /// How many connections a backend ended so far before their client did.
+    pub fn ended(&self) -> usize {
+        self.state.ended.load(Relaxed)
     }
 
     /// How many connections no backend took so far.
@@ -89,46 +86,36 @@ async fn serve(client: TcpStream, state: Arc<State>) {
         return;
     };
     let _ = (client.set_nodelay(true), backend.set_nodelay(true));
-    if is_cut(client, backend).await {
-        state.cut.fetch_add(1, Relaxed);
-    }
+    relay(client, backend, &state).await;
 }
 
-/// Passes everything on. Whether the backend ended it while the client waited for an answer.
-async fn is_cut(mut client: TcpStream, mut backend: TcpStream) -> bool {
+/// Passes everything on until one side ends, and counts how.
+async fn relay(mut client: TcpStream, mut backend: TcpStream, state: &State) {
     let (mut from_client, mut from_backend) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
-    let mut waits = false;
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => match read {
                 Ok(length) if length > 0 => {
-                    waits = true;
                     if backend.write_all(&from_client[..length]).await.is_err() {
-                        return length > GOODBYE;
+                        break;
                     }
                 }
-                _ => return false,
+                _ => return,
             },
             read = backend.read(&mut from_backend) => match read {
                 Ok(length) if length > 0 => {
-                    waits = false;
                     if client.write_all(&from_backend[..length]).await.is_err() {
-                        return false;
+                        return;
                     }
                 }
                 _ => break,
             },
         }
     }
-    // Something may have been on its way to the backend.
+    state.ended.fetch_add(1, Relaxed);
+    // What the client is sending now would have it reset, and what the backend said last with it.
     let _ = client.shutdown().await;
-    let mut late = 0;
-    while let Ok(length) = client.read(&mut from_client).await
-        && length > 0
-    {
-        late += length;
-    }
-    waits || late > GOODBYE
+    while client.read(&mut from_client).await.is_ok_and(|length| length > 0) {}
 }
 
 fn pick(ports: &[u16]) -> Option<u16> {

@@ -57,6 +57,11 @@ impl Load {
         self.failures().len()
     }
 
+    /// Why pods were not let in so far.
+    pub fn failures(&self) -> Vec<String> {
+        self.shared.failures.lock().expect("the failures").clone()
+    }
+
     /// Waits until that many more were let in.
     pub async fn more(&self, pods: usize) {
         let wanted = self.created() + pods;
@@ -73,10 +78,6 @@ impl Load {
             ended.expect("the worker went on");
         }
         (self.created(), self.failures())
-    }
-
-    fn failures(&self) -> Vec<String> {
-        self.shared.failures.lock().expect("the failures").clone()
     }
 }
 
