@@ -131,7 +131,7 @@ async fn play(stage: Arc<Stage>, keep: bool) -> Result<()> {
 async fn programs(page: &mut Page) -> Result<PathBuf> {
     page.step("The programs of the control plane are found, or built from Go modules");
     let started = Instant::now();
-    let found = tokio::task::spawn_blocking(|| Binaries::find(&Component::ALL)).await??;
+    let found = tokio::task::spawn_blocking(|| Binaries::find(&Component::CONTROL_PLANE)).await??;
     let kubectl = found.path(Component::Kubectl).context("kubectl is a part of the control plane")?.to_owned();
     page.seen("etcd, kube-apiserver, kube-controller-manager, ... are there", started.elapsed());
     Ok(kubectl)

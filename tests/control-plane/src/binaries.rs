@@ -29,12 +29,19 @@ pub enum Component {
     Kwok,
     /// The client; it never runs in the background and so has no log.
     Kubectl,
+    /// Runs the pods of a node: a node.
+    Kubelet,
+    /// Makes Services work on a node: a node.
+    KubeProxy,
 }
 
 impl Component {
-    /// Every program, in the order in which they start.
-    pub const ALL: [Self; 6] =
+    /// What a control plane on loopback consists of, in the order in which the programs start.
+    pub const CONTROL_PLANE: [Self; 6] =
         [Self::Etcd, Self::ApiServer, Self::ControllerManager, Self::Scheduler, Self::Kwok, Self::Kubectl];
+
+    /// What only a node with real containers needs; built when first asked for.
+    pub const NODE: [Self; 2] = [Self::Kubelet, Self::KubeProxy];
 
     /// The program's file name, which is its name in logs and messages too.
     pub const fn name(self) -> &'static str {
@@ -45,6 +52,8 @@ impl Component {
             Self::Scheduler => "kube-scheduler",
             Self::Kwok => "kwok",
             Self::Kubectl => "kubectl",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
         }
     }
 
@@ -57,6 +66,8 @@ impl Component {
             Self::Scheduler => "k8s.io/kubernetes/cmd/kube-scheduler",
             Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
+            Self::Kubelet => "k8s.io/kubernetes/cmd/kubelet",
+            Self::KubeProxy => "k8s.io/kubernetes/cmd/kube-proxy",
         }
     }
 
@@ -90,9 +101,14 @@ impl Binaries {
         let mut paths = present(needed, assets.as_deref().map(Path::new));
         let missing: Vec<_> = needed.iter().copied().filter(|c| !paths.contains_key(c)).collect();
         if !missing.is_empty() {
-            // One wait instead of two: without assets the whole set is needed sooner or later.
-            let wanted = if assets.is_some() { missing.as_slice() } else { &Component::ALL };
-            let folder = Toolchain::detect()?.built(wanted)?;
+            let mut wanted = missing.clone();
+            if assets.is_none() {
+                // One wait instead of two: without assets the whole set is needed sooner or later.
+                wanted.extend(Component::CONTROL_PLANE);
+                wanted.sort_unstable();
+                wanted.dedup();
+            }
+            let folder = Toolchain::detect()?.built(&wanted)?;
             paths.extend(present(&missing, Some(&folder)));
         }
         Ok(Self { paths })
@@ -284,7 +300,8 @@ mod tests {
         let (_, tools) = GO_MOD.split_once("tool (\n").expect("a tool block");
         let (tools, _) = tools.split_once(")").expect("its end");
         let mut listed: Vec<_> = tools.lines().map(str::trim).collect();
-        let mut known: Vec<_> = Component::ALL.iter().map(|component| component.package()).collect();
+        let all = Component::CONTROL_PLANE.iter().chain(&Component::NODE);
+        let mut known: Vec<_> = all.map(|component| component.package()).collect();
         listed.sort_unstable();
         known.sort_unstable();
         assert_eq!(listed, known);

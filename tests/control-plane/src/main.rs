@@ -4,15 +4,16 @@ use std::process::ExitCode;
 
 use control_plane::{Binaries, Component, ControlPlane, Error};
 
-const USAGE: &str = "usage: control-plane build        builds what is missing and prints the folder
-       control-plane run [--nodes]  runs until it is stopped; --nodes: pods become Running";
+const USAGE: &str = "usage: control-plane build [--node]  builds what is missing and prints the folder; --node: kubelet and kube-proxy, too
+       control-plane run [--nodes]   runs until it is stopped; --nodes: pods become Running";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["build"] => build(),
+        ["build"] => build(&Component::CONTROL_PLANE),
+        ["build", "--node"] => build(&[Component::CONTROL_PLANE.as_slice(), &Component::NODE].concat()),
         ["run"] => run(false).await,
         ["run", "--nodes"] => run(true).await,
         _ => {
@@ -29,8 +30,8 @@ async fn main() -> ExitCode {
     }
 }
 
-fn build() -> Result<(), Error> {
-    for folder in Binaries::find(&Component::ALL)?.folders() {
+fn build(components: &[Component]) -> Result<(), Error> {
+    for folder in Binaries::find(components)?.folders() {
         println!("{}", folder.display());
     }
     Ok(())
