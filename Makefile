@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything runs on loopback; nothing needs root or containers.
+# `make` lists the targets. Everything runs on loopback; nothing but `make e2e` needs root or containers.
 
 # Each integration test runs a control plane of its own, some 400 MB of memory each.
 RUST_TEST_THREADS ?= 3
@@ -6,9 +6,22 @@ export RUST_TEST_THREADS
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
+
+# The image: a static binary and nothing else.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-gnu
+IMAGE ?= gitlab-runner-webhook:$(VERSION)
+IMAGE_FLAGS ?=
+# Only of what is committed: a label must not claim more.
+REVISION ?= $(shell git diff --quiet HEAD -- 2>/dev/null && git rev-parse HEAD)
+IMAGE_ARCHIVE = target/image/gitlab-runner-webhook.tar
+STATIC_BINARY = target/$(IMAGE_TARGET)/release/gitlab-runner-webhook
+CYCLONEDX_VERSION = 0.5.9
+CYCLONEDX = target/tools/cargo-cyclonedx-$(CYCLONEDX_VERSION)
+
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test bench soak fuzz lint fmt control-plane manifests clean rust go
+.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom control-plane manifests clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,6 +37,27 @@ demo-keep: build-demo ## the same, and everything stays up to play with until Ct
 
 test: lint control-plane ## formatting, lints, then unit, property and integration tests on a real API server
 	$(CARGO) test --locked --workspace
+
+image: static ## the image as target/image/gitlab-runner-webhook.tar, without Docker: docs/image.md
+	$(CARGO) run --locked --quiet --package image-archive -- --binary $(STATIC_BINARY) --output $(IMAGE_ARCHIVE) \
+		--image-version $(VERSION) --reference $(IMAGE) --revision "$(REVISION)" $(IMAGE_FLAGS)
+
+# Paths of this machine are taken out, so that the same sources give the same binary anywhere.
+static: rust ## the static binary of the image
+	@registry="$${CARGO_HOME:-$$HOME/.cargo}/registry/src" && set -x && \
+	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$$registry=registry" \
+	CFLAGS="-ffile-prefix-map=$$registry=registry" \
+	$(CARGO) build --locked --release --target $(IMAGE_TARGET) --target-dir target --bin gitlab-runner-webhook
+
+sbom: rust ## what is compiled into the image: target/image/gitlab-runner-webhook.cdx.json (CycloneDX)
+	@test -x $(CYCLONEDX)/bin/cargo-cyclonedx || $(CARGO) install --locked --quiet --root $(CYCLONEDX) \
+		--target-dir target/tools/build cargo-cyclonedx --version $(CYCLONEDX_VERSION)
+	@mkdir -p target/image
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-0} $(CYCLONEDX)/bin/cargo-cyclonedx cyclonedx --quiet --format json \
+		--spec-version 1.5 --target $(IMAGE_TARGET) --no-build-deps --describe binaries
+	@sed 's#path+file://$(CURDIR)#path+file://#g' gitlab-runner-webhook_bin.cdx.json >target/image/gitlab-runner-webhook.cdx.json
+	@rm -f *_bin.cdx.json image/*_bin.cdx.json tests/*/*_bin.cdx.json
+	@echo target/image/gitlab-runner-webhook.cdx.json
 
 bench: rust go ## latency beside the floor (a bare watch and apply loop), measured in the same run
 	$(CARGO) bench --locked --bench '*'
