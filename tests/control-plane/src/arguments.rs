@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::audit;
 use crate::credentials::ca_file;
 
+/// The address of the Service `kubernetes`: the first of `--service-cluster-ip-range`.
+pub(crate) const SERVICE_ADDRESS: &str = "10.0.0.1";
+
 /// The ports of one control plane, on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {

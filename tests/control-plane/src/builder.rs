@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::arguments::{self, Ports};
 use crate::credentials::{self, Authority};
 use crate::process::{Folder, port_was_taken};
-use crate::{AuditLevel, Binaries, Component, ControlPlane, Error, NODE, audit};
+use crate::{AuditLevel, Binaries, Component, ControlPlane, Error, NODE, audit, node};
 
 const STAGES: &str = include_str!("stages.yaml");
 
@@ -25,6 +25,7 @@ const ATTEMPTS: usize = 5;
 pub struct Builder {
     controller_manager: bool,
     nodes: bool,
+    real_node: bool,
     audit: AuditLevel,
     audit_starts: bool,
     api_server_arguments: Vec<String>,
@@ -36,6 +37,7 @@ impl Default for Builder {
         Self {
             controller_manager: true,
             nodes: false,
+            real_node: false,
             audit: AuditLevel::default(),
             audit_starts: false,
             api_server_arguments: Vec::new(),
@@ -57,6 +59,12 @@ impl Builder {
     /// kube-controller-manager with it.
     pub fn nodes(mut self, wanted: bool) -> Self {
         self.nodes = wanted;
+        self
+    }
+
+    /// For a node with containers: the API server is reached from it, and kube-scheduler runs.
+    pub(crate) fn real_node(mut self) -> Self {
+        self.real_node = true;
         self
     }
 
@@ -103,6 +111,10 @@ impl Builder {
         if self.nodes {
             needed.extend([Component::Scheduler, Component::Kwok]);
         }
+        if self.real_node {
+            needed.push(Component::Scheduler);
+            needed.extend(Component::NODE);
+        }
         let binaries = tokio::task::spawn_blocking(move || Binaries::find(&needed)).await;
         let binaries = binaries.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let mut attempt = 1;
@@ -128,6 +140,10 @@ impl Builder {
             let arguments = arguments::controller_manager(control_plane.dir(), &kubeconfig);
             control_plane.launch(Component::ControllerManager, &arguments)?;
         }
+        if self.nodes || self.real_node {
+            let scheduler = arguments::scheduler(&control_plane.kubeconfig(Component::Scheduler));
+            control_plane.launch(Component::Scheduler, &scheduler)?;
+        }
         if self.nodes {
             start_nodes(&control_plane).await?;
         }
@@ -135,7 +151,7 @@ impl Builder {
             control_plane.service_account_ready("default", "default").await?;
         }
         if self.nodes {
-            control_plane.node_ready().await?;
+            control_plane.node_ready(Component::Kwok).await?;
         }
         Ok(control_plane)
     }
@@ -157,6 +173,12 @@ impl Builder {
         ] {
             authority.user(component.name(), user, group, &url)?;
         }
+        let mut api_server_arguments = Vec::new();
+        if self.real_node {
+            api_server_arguments = node::credentials(&authority, folder.path(), &url)?;
+        }
+        // Last, so that they count.
+        api_server_arguments.extend_from_slice(&self.api_server_arguments);
         for (name, text) in
             [("audit-policy.json", &*audit::policy(self.audit, self.audit_starts)), ("stages.yaml", STAGES)]
         {
@@ -173,7 +195,7 @@ impl Builder {
                 folder.path(),
                 ports,
                 self.audit != AuditLevel::None,
-                &self.api_server_arguments,
+                &api_server_arguments,
             ),
             admin_kubeconfig,
             ports,
@@ -184,8 +206,6 @@ impl Builder {
 }
 
 async fn start_nodes(control_plane: &ControlPlane) -> Result<(), Error> {
-    let scheduler = arguments::scheduler(&control_plane.kubeconfig(Component::Scheduler));
-    control_plane.launch(Component::Scheduler, &scheduler)?;
     let kwok = control_plane.kubeconfig(Component::Kwok);
     let kwok = arguments::kwok(&kwok, &control_plane.dir().join("stages.yaml"));
     control_plane.launch(Component::Kwok, &kwok)?;

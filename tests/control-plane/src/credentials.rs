@@ -12,11 +12,15 @@ use rcgen::{
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::arguments::SERVICE_ADDRESS;
+use crate::node::NODE_ADDRESS;
 
 /// What the serving certificate is valid for.
-const SERVER_NAMES: [&str; 6] = [
+const SERVER_NAMES: [&str; 8] = [
     "127.0.0.1",
     "localhost",
+    SERVICE_ADDRESS,
+    NODE_ADDRESS,
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",

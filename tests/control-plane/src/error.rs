@@ -103,6 +103,23 @@ pub enum Error {
         stderr: String,
     },
 
+    /// This machine cannot run a node; nothing was tried yet.
+    #[error("this machine cannot run a node: {0}")]
+    Machine(String),
+
+    /// A program that sets up the node ended with a code other than zero.
+    #[error("{command} failed: {stderr}")]
+    Setup {
+        /// The program and its arguments.
+        command: String,
+        /// What it printed to its standard error.
+        stderr: String,
+    },
+
+    /// An image of the node itself could not be written.
+    #[error("cannot make an image for the node: {0}")]
+    Image(#[from] image_archive::Error),
+
     /// A program was needed that this control plane was started without.
     #[error("{0} is not part of this control plane: ask for it in ControlPlane::builder()")]
     Absent(&'static str),

@@ -9,6 +9,8 @@
 //! # }
 //! ```
 //!
+//! [`node`] has a control plane with a node that runs containers, for which it needs root.
+//!
 //! The programs come from Go modules, or from the folder that `KUBEBUILDER_ASSETS` names (see
 //! [`Binaries::find`]). They end with the process that started them, even when that is killed.
 
@@ -18,6 +20,7 @@ mod binaries;
 mod builder;
 mod credentials;
 mod error;
+pub mod node;
 mod process;
 
 use std::collections::BTreeMap;
@@ -260,7 +263,7 @@ impl ControlPlane {
 
     /// The last 200 lines of a program's log; nothing if it never ran.
     pub fn logs(&self, component: Component) -> String {
-        tail(&log_file(self.dir(), component), 200)
+        tail(&log_file(self.dir(), component.name()), 200)
     }
 
     /// Waits until a ServiceAccount exists: the ServiceAccount `default` comes a moment after its
@@ -275,7 +278,8 @@ impl ControlPlane {
         self.until(Component::ControllerManager, &state, look).await.map(drop)
     }
 
-    async fn node_ready(&self) -> Result<(), Error> {
+    /// `component` is who makes the node ready.
+    async fn node_ready(&self, component: Component) -> Result<(), Error> {
         let nodes: Api<Node> = Api::all(self.probe.clone());
         let look = || async {
             let node = nodes.get(NODE).await.map_err(|error| error.to_string())?;
@@ -284,12 +288,12 @@ impl ControlPlane {
             let taints = node.spec.unwrap_or_default().taints.unwrap_or_default();
             if ready && taints.is_empty() { Ok(()) } else { Err(format!("ready: {ready}, taints: {taints:?}")) }
         };
-        self.until(Component::Kwok, "its node takes pods", look).await
+        self.until(component, "its node takes pods", look).await
     }
 
     /// Starts a program in the background; the caller waits for it to be ready.
     fn launch(&self, component: Component, arguments: &[String]) -> Result<(), Error> {
-        let process = Process::start(component, self.binary(component)?, arguments, self.dir())?;
+        let process = Process::start(component.name(), self.binary(component)?, arguments, self.dir())?;
         self.processes().insert(component, process);
         Ok(())
     }
@@ -310,7 +314,7 @@ impl ControlPlane {
                 Err(_) => format!("no answer in {LOOK:?}"),
             };
             if Instant::now() > deadline {
-                let log = tail(&log_file(self.dir(), component), TAIL);
+                let log = tail(&log_file(self.dir(), component.name()), TAIL);
                 return Err(Error::NotReady { component: component.name(), state: state.to_owned(), seen, log });
             }
             sleep(PAUSE).await;

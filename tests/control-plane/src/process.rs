@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Component, Error};
+use crate::Error;
 
 /// Starts "$@" and ends with it. Each line read from standard input names a signal for it; the
 /// end of the input, which is the end of the harness however that comes about, kills the whole
 /// process group. A group rather than a process id, because an id may belong to somebody else by
 /// then.
-const SUPERVISOR: &str = r#"
+pub(crate) const SUPERVISOR: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
 program=$!
@@ -28,11 +28,21 @@ kill -s KILL "$watcher" 2>/dev/null
 exit "$code"
 "#;
 
-/// Removes "$1" at the end of its input, unless told to keep it. Several times, because programs
-/// that die at the same moment may still be writing there.
+/// Removes "$1" at the end of its input, unless told to keep it, and the cgroups that containers of a
+/// node below "$1" left behind. Several times, because programs that die at the same moment may still
+/// be writing there.
 const JANITOR: &str = r#"
 while read -r word; do [ "$word" = keep ] && exit 0; done
-for i in 1 2 3 4 5; do rm -rf -- "$1" && [ ! -e "$1" ] && exit 0; sleep 1; done
+for i in 1 2 3 4 5; do
+    rm -rf -- "$1"
+    left=$1
+    for group in /sys/fs/cgroup/"${1##*/}" /sys/fs/cgroup/*/"${1##*/}"; do
+        [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir -- {} \;
+        [ ! -d "$group" ] || left=$group
+    done
+    [ -e "$left" ] || exit 0
+    sleep 1
+done
 "#;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,20 +50,15 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A running program. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
-    component: Component,
+    name: &'static str,
     supervisor: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `binary`; what it prints is appended to `<folder>/<component>.log`.
-    pub(crate) fn start(
-        component: Component,
-        binary: &Path,
-        arguments: &[String],
-        folder: &Path,
-    ) -> Result<Self, Error> {
-        let log = log_file(folder, component);
+    /// Starts `binary`; what it prints is appended to `<folder>/<name>.log`.
+    pub(crate) fn start(name: &'static str, binary: &Path, arguments: &[String], folder: &Path) -> Result<Self, Error> {
+        let log = log_file(folder, name);
         let open = || OpenOptions::new().create(true).append(true).open(&log).map_err(Error::on("open", &log));
         let supervisor = shell(SUPERVISOR)
             .arg(binary)
@@ -66,17 +71,15 @@ impl Process {
             .stderr(open()?)
             .spawn()
             .map_err(Error::on("start", binary))?;
-        Ok(Self { component, supervisor, log })
+        Ok(Self { name, supervisor, log })
     }
 
     /// An error with the tail of its log, once the program has ended.
     pub(crate) fn running(&mut self) -> Result<(), Error> {
         match self.supervisor.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => {
-                Err(Error::Exited { component: self.component.name(), status, log: tail(&self.log, TAIL) })
-            }
-            Err(error) => Err(Error::file("watch", Path::new(self.component.name()), error)),
+            Ok(Some(status)) => Err(Error::Exited { component: self.name, status, log: tail(&self.log, TAIL) }),
+            Err(error) => Err(Error::file("watch", Path::new(self.name), error)),
         }
     }
 
@@ -162,7 +165,7 @@ fn fresh_folder() -> Result<PathBuf, Error> {
 
 /// A shell in a process group of its own, so that Ctrl-C in a terminal reaches only the harness.
 /// Its input is a pipe that closes with the harness: Rust's pipes are not inherited by others.
-fn shell(script: &str) -> Command {
+pub(crate) fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).stdin(Stdio::piped()).process_group(0);
     command
@@ -171,8 +174,8 @@ fn shell(script: &str) -> Command {
 /// How many lines of a log an error shows.
 pub(crate) const TAIL: usize = 40;
 
-pub(crate) fn log_file(folder: &Path, component: Component) -> PathBuf {
-    folder.join(format!("{}.log", component.name()))
+pub(crate) fn log_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.log"))
 }
 
 /// The last `lines` lines of a file; nothing if there is no such file.
@@ -194,7 +197,7 @@ mod tests {
 
     fn script(folder: &Folder, text: &str) -> Process {
         let arguments = ["-c".to_owned(), text.to_owned()];
-        Process::start(Component::Etcd, Path::new("/bin/sh"), &arguments, folder.path()).expect("a start")
+        Process::start("etcd", Path::new("/bin/sh"), &arguments, folder.path()).expect("a start")
     }
 
     #[test]
@@ -228,7 +231,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         process.terminate().await;
-        assert_eq!(tail(&log_file(folder.path(), Component::Etcd), 1), "bye");
+        assert_eq!(tail(&log_file(folder.path(), "etcd"), 1), "bye");
     }
 
     #[test]
