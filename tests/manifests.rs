@@ -391,8 +391,11 @@ fn a_call_reaches_the_port_that_is_listened_on() {
 /// What the program makes of the container's arguments.
 fn settings_of(container: &Value) -> Settings {
     assert_eq!(container["command"], Value::Null, "the image's own entry point");
-    let known: Vec<_> =
-        Settings::command().get_arguments().filter_map(|flag| flag.get_env()).map(|name| name.to_owned()).collect();
+    let known: Vec<_> = Settings::command()
+        .get_arguments()
+        .filter_map(|flag| flag.get_env())
+        .map(std::borrow::ToOwned::to_owned)
+        .collect();
     for variable in list(&container["env"]) {
         let name = text(&variable["name"]);
         assert!(known.iter().any(|known| known == name) || AWAITED.contains(&name), "{name} is of no flag");

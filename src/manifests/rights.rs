@@ -7,7 +7,7 @@ use super::{
     text::{fill, flow, scalar},
 };
 use crate::{
-    config::{Config, NamespaceName},
+    config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
 };
 
@@ -39,7 +39,7 @@ fn namespaces(config: &Config) -> String {
 /// What has to stay cluster-wide when [`roles`] have the rest.
 pub(super) fn reading_cluster_role(config: &Config) -> String {
     let clones = config.clones.iter().map(|clone| &clone.secret);
-    let secrets: BTreeSet<_> = clones.chain([&config.certs_secret_name]).map(|name| name.as_str()).collect();
+    let secrets: BTreeSet<_> = clones.chain([&config.certs_secret_name]).map(SecretName::as_str).collect();
     let namespaces = flow(config.runner_namespaces.names.iter().map(NamespaceName::as_str));
     fill(
         include_str!("templates/namespaced-cluster-role.yaml"),
