@@ -59,6 +59,20 @@ sbom: rust ## what is compiled into the image: target/image/gitlab-runner-webhoo
 	@rm -f *_bin.cdx.json image/*_bin.cdx.json tests/*/*_bin.cdx.json
 	@echo target/image/gitlab-runner-webhook.cdx.json
 
+# On the node that is started here, cargo has no network: everything is built before.
+e2e: rust ## the program in containers, on a node that is started for it (Linux, root) or on the cluster of KUBECONFIG
+ifeq ($(KUBECONFIG),)
+	$(CARGO) run --locked --quiet --package control-plane -- node --check
+	@$(MAKE) --no-print-directory go image
+	$(CARGO) test --locked --no-run --test e2e
+	E2E_IMAGE=$(filter-out gitlab-runner-webhook:$(VERSION),$(IMAGE)) \
+	$(CARGO) run --locked --quiet --package control-plane -- node --load $(IMAGE_ARCHIVE) -- \
+		$(CARGO) test --locked --offline --quiet --test e2e
+	$(CARGO) test --locked --package control-plane --test node -- --ignored --test-threads=1
+else
+	$(CARGO) test --locked --test e2e
+endif
+
 bench: rust go ## latency beside the floor (a bare watch and apply loop), measured in the same run
 	$(CARGO) bench --locked --bench '*'
 

@@ -52,14 +52,13 @@ pub async fn enter(folder: &Path, options: &Options) -> Result<ExitCode, Error> 
     let status = Command::new(program)
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
+        .env("KUBECTL", node.plane.binary(Component::Kubectl)?)
         .stdin(Stdio::null())
         .status()
         .await
         .map_err(Error::on("start", Path::new(program)))?;
     if !status.success() {
-        for component in [Component::Kubelet, Component::KubeProxy, Component::ApiServer] {
-            eprintln!("node: the last lines of {}:\n{}", component.name(), node.plane.logs(component));
-        }
+        eprintln!("node: the command ended with {status}; with --keep the logs of the node stay");
     }
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
