@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::plan::Lifetimes;
-use crate::config::{NamespaceName, Settings};
+use crate::config::{ConfigurationName, NamespaceName, SecretName, Settings};
 
 /// What the loop is told.
 #[derive(Clone, Debug)]
@@ -12,7 +12,11 @@ pub struct Options {
     pub(super) names: Vec<String>,
     pub(super) lifetimes: Lifetimes,
     pub(super) namespace: NamespaceName,
-    pub(super) settings: Settings,
+    /// Name of the CA Secret.
+    pub(super) ca_secret: SecretName,
+    /// Name of both webhook configurations.
+    pub(super) webhook_configuration: ConfigurationName,
+    pub(super) watch_timeout: Duration,
 }
 
 /// Why the settings do not go together.
@@ -54,7 +58,14 @@ impl Options {
         let host = format!("{}.{namespace}.svc", settings.service);
         let cluster = format!("{host}.cluster.local");
         let names = [host, cluster].into_iter().chain(settings.tls_san.iter().cloned()).collect();
-        Ok(Self { names, lifetimes, namespace, settings: settings.clone() })
+        Ok(Self {
+            names,
+            lifetimes,
+            namespace,
+            ca_secret: settings.ca_secret.clone(),
+            webhook_configuration: settings.webhook_configuration.clone(),
+            watch_timeout: settings.watch_timeout,
+        })
     }
 
     /// The name by which the API server calls.

@@ -99,10 +99,9 @@ impl Rotation {
         health: &Arc<Health>,
         metrics: Metrics,
     ) -> Self {
-        let settings = &options.settings;
         let requests = Requests::new(clients.request.clone()).within(DEADLINE);
-        let store = Store::new(requests.clone(), options.namespace.clone(), settings.ca_secret.clone());
-        let publisher = Publisher::new(requests, settings.webhook_configuration.to_string());
+        let store = Store::new(requests.clone(), options.namespace.clone(), options.ca_secret.clone());
+        let publisher = Publisher::new(requests, options.webhook_configuration.to_string());
         let watch = |kind, what: &str| WatchHealth::new(health, metrics.clone(), kind, what);
         let side = |kind| Side {
             watch: Single { health: watch(WatchKind::WebhookConfiguration, &publisher.object(kind)), listed: None },
@@ -111,7 +110,7 @@ impl Rotation {
         let secret = Single { health: watch(WatchKind::Secret, &store.what()), listed: None };
         let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
         let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
-        let (client, timeout) = (&clients.watch, settings.watch_timeout);
+        let (client, timeout) = (&clients.watch, options.watch_timeout);
         events.push(Box::pin(store.watch(client.clone(), timeout).map(|change| Event::Secret(change.map(Box::new)))));
         let changes = publisher.watch_mutating(client.clone(), timeout);
         events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Mutating, change))));
