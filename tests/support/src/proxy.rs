@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -16,6 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -53,6 +54,8 @@ struct State {
     faults: Mutex<Vec<Fault>>,
     /// Nothing that a watch of this path delivers is passed on, and the connection stays.
     silent: Mutex<Option<&'static str>>,
+    /// By how many seconds the API server's clock is ahead, as far as answers tell.
+    ahead: AtomicI64,
     requests: AtomicU64,
 }
 
@@ -64,8 +67,13 @@ impl Proxy {
     pub async fn start(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let address = listener.local_addr().expect("an address");
-        let state =
-            Arc::new(State { client, faults: Mutex::default(), silent: Mutex::default(), requests: AtomicU64::new(0) });
+        let state = Arc::new(State {
+            client,
+            faults: Mutex::default(),
+            silent: Mutex::default(),
+            ahead: AtomicI64::new(0),
+            requests: AtomicU64::new(0),
+        });
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -107,6 +115,11 @@ impl Proxy {
     /// forgot the connection; `None` ends it. A watch that lost something stays silent until it is given up.
     pub fn silence(&self, path: Option<&'static str>) {
         *self.state.silent.lock().expect("the silence") = path;
+    }
+
+    /// From now on, the `Date` of answers is that of a clock this many seconds ahead; a negative number sets it back.
+    pub fn set_clock(&self, ahead: i64) {
+        self.state.ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// How many requests came in so far.
@@ -181,6 +194,10 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
     let mut answer = Response::builder().status(head.status);
     if let Some(value) = head.headers.get("content-type") {
         answer = answer.header("content-type", value);
+    }
+    let ahead = SignedDuration::from_secs(state.ahead.load(Ordering::Relaxed));
+    if let Ok(date) = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&(Timestamp::now() + ahead)) {
+        answer = answer.header("date", date);
     }
     let body = if is_watch { deaf(state, path, body).boxed_unsync() } else { body.boxed_unsync() };
     answer.body(body).map_err(kube::Error::HttpError)
