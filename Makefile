@@ -21,7 +21,7 @@ CYCLONEDX = target/tools/cargo-cyclonedx-$(CYCLONEDX_VERSION)
 
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom control-plane manifests clean rust go
+.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom fips control-plane manifests clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -72,6 +72,9 @@ ifeq ($(KUBECONFIG),)
 else
 	$(CARGO) test --locked --test e2e
 endif
+
+fips: rust control-plane ## build with the FIPS module of AWS-LC, and run that once; takes CMake
+	$(CARGO) test --locked --features fips --target-dir target/fips --test fips
 
 bench: rust go ## latency beside the floor (a bare watch and apply loop), measured in the same run
 	$(CARGO) bench --locked --bench '*'

@@ -35,6 +35,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut signals = Signals::new()?;
     // The kube client takes the process-wide provider; a second installation changes nothing.
     let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
+    tracing::info!(module = "AWS-LC", fips = crypto::fips_mode()?, "cryptography");
 
     let config = settings.config.as_deref().map(read_config).transpose()?;
     let config = Arc::new(config.map_or_else(Config::default, |(config, _)| config));

@@ -101,7 +101,7 @@ impl Server {
     /// HTTPS: TLS 1.2 and 1.3, HTTP/1.1.
     ///
     /// # Errors
-    /// When the cryptographic library supports neither version of TLS.
+    /// When the cryptographic library supports neither version of TLS, or feature `fips` is not served by it.
     pub fn https(
         socket: TcpListener,
         router: Router,
@@ -116,6 +116,9 @@ impl Server {
         // The API server never resumes a session.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        if cfg!(feature = "fips") && !config.fips() {
+            return Err(rustls::Error::General("the TLS configuration is not one that FIPS allows".to_owned()));
+        }
         let tls = Some(TlsAcceptor::from(Arc::new(config)));
         let shared = Shared { router, limits: Arc::default(), metrics };
         Ok(Self { socket, tls, traffic: Traffic::new(), shared })
