@@ -9,14 +9,14 @@ mod tale;
 use std::{
     any::Any,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::{Arc, OnceLock},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use test_support::{
-    Cluster, ServingCertificate, Setup, Tool,
+    Cluster, Setup, Tool,
     control_plane::{Binaries, Component, ControlPlane, KUBERNETES_VERSION},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -117,7 +117,7 @@ async fn play(stage: Arc<Stage>, keep: bool) -> Result<()> {
     page.chapter("The stage", &[]);
     let binary = binary()?;
     let kubectl = programs(&mut page).await?;
-    let cluster = certified(cluster(&mut page).await, &mut page).await?;
+    let cluster = cluster(&mut page).await;
     let cluster = stage.cluster.get_or_init(|| cluster);
     let tool = started(cluster, &binary, &mut page).await;
     let tool = stage.tool.get_or_init(|| tool);
@@ -146,31 +146,12 @@ async fn cluster(page: &mut Page) -> Cluster {
     cluster
 }
 
-/// Replaces the certificate of the test support by one from the script that users run.
-async fn certified(mut cluster: Cluster, page: &mut Page) -> Result<Cluster> {
-    page.step("certs/issue.sh issues the serving certificate");
-    let started = Instant::now();
-    if Command::new("openssl").arg("version").output().is_err() {
-        page.note("openssl is not on PATH: the demo issues the certificate itself, without the script");
-        page.seen("a CA and a certificate for 127.0.0.1, valid for a day", started.elapsed());
-        return Ok(cluster);
-    }
-    let folder = cluster.plane.dir().join("issued");
-    let mut script = Command::new("sh");
-    script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/issue.sh"));
-    script.arg("--out").arg(&folder).args(["--san", "127.0.0.1", "--days", "1"]);
-    let output = tokio::task::spawn_blocking(move || script.output()).await?.context("certs/issue.sh")?;
-    ensure!(output.status.success(), "certs/issue.sh failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    cluster.certificate = ServingCertificate::read(&folder).context("what certs/issue.sh wrote")?;
-    page.seen("a CA and a certificate for 127.0.0.1, valid for a day", started.elapsed());
-    Ok(cluster)
-}
-
 /// The program, running.
 async fn started(cluster: &Cluster, binary: &str, page: &mut Page) -> Tool {
     page.step("gitlab-runner-webhook starts");
     page.note("with the token of its own ServiceAccount and the shipped RBAC, never as admin");
-    let tool = cluster.tool(binary).await.spawn();
+    page.note("and with no certificate: it makes a CA, keeps it in a Secret, and issues its own");
+    let tool = cluster.tool(binary).await.self_managed().spawn();
     let ready = tool.ready().await;
     page.measured(
         "ready: it serves HTTPS, and every watch is loaded",

@@ -1,7 +1,7 @@
 //! A CA and a serving certificate for the program on loopback.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -41,14 +41,6 @@ impl ServingCertificate {
         fs::write(this.key_path(), leaf_key.serialize_pem()).expect("tls.key can be written");
         fs::write(this.cert_path(), leaf.pem()).expect("tls.crt can be written");
         this
-    }
-
-    /// Takes what `certs/issue.sh` wrote into a folder.
-    ///
-    /// # Errors
-    /// When `ca.crt` cannot be read.
-    pub fn read(folder: &Path) -> io::Result<Self> {
-        Ok(Self { ca_pem: fs::read_to_string(folder.join("ca.crt"))?, folder: folder.to_owned() })
     }
 
     /// The leaf in PEM.
