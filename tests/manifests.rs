@@ -19,12 +19,13 @@ use gitlab_runner_webhook::{
     manifests, names,
 };
 use serde_json::{Value, json};
-use test_support::{Manifests, documents, repository};
+use test_support::{
+    Manifests, documents, repository,
+    rights::{Right, granted},
+};
 
 const MUTATING: &str = "MutatingWebhookConfiguration";
 const VALIDATING: &str = "ValidatingWebhookConfiguration";
-/// Environment variables of flags that are on their way into the program.
-const AWAITED: [&str; 2] = ["GITLAB_RUNNER_WEBHOOK_POD_NAME", "GITLAB_RUNNER_WEBHOOK_TLS"];
 
 fn overlay(name: &str) -> Vec<Value> {
     Manifests::render(&format!("overlays/{name}")).objects
@@ -149,51 +150,6 @@ fn every_object_has_the_name_and_namespace_of_the_code() {
     }
 }
 
-/// (namespace or everywhere, verb, resource, object): one thing that may be done.
-type Right = (String, String, String, String);
-
-/// What the roles among these objects grant our `ServiceAccount`.
-fn granted(objects: &[Value]) -> BTreeSet<Right> {
-    let mut rights = BTreeSet::new();
-    for role in objects.iter().filter(|object| text(&object["kind"]).ends_with("Role")) {
-        assert_eq!(role["aggregationRule"], Value::Null);
-        let (kind, name) = (text(&role["kind"]), &role["metadata"]["name"]);
-        let namespace = role["metadata"]["namespace"].as_str().unwrap_or("everywhere");
-        let binding = objects.iter().find(|object| {
-            object["kind"] == format!("{kind}Binding")
-                && object["metadata"]["name"] == *name
-                && object["metadata"]["namespace"] == role["metadata"]["namespace"]
-        });
-        let binding = binding.unwrap_or_else(|| panic!("{kind} {name} is bound to nobody"));
-        assert_eq!(binding["roleRef"], json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}));
-        assert_eq!(
-            binding["subjects"],
-            json!([{"kind": "ServiceAccount", "name": names::APP, "namespace": names::APP}])
-        );
-        for rule in list(&role["rules"]) {
-            assert_eq!(rule["nonResourceURLs"], Value::Null, "{rule:#}");
-            assert!(
-                !list(&rule["resourceNames"]).is_empty(),
-                "a rule without resourceNames is one on all objects: {rule:#}"
-            );
-            assert!(!rule.to_string().contains('*'), "wildcard: {rule:#}");
-            for resource in list(&rule["resources"]) {
-                let group =
-                    if text(resource).ends_with("webhookconfigurations") { "admissionregistration.k8s.io" } else { "" };
-                assert_eq!(rule["apiGroups"], json!([group]), "{rule:#}");
-                for (verb, name) in list(&rule["verbs"])
-                    .iter()
-                    .flat_map(|verb| list(&rule["resourceNames"]).iter().map(move |name| (verb, name)))
-                {
-                    let right = [namespace, text(verb), text(resource), text(name)].map(str::to_owned).into();
-                    assert!(rights.insert(right), "granted twice: {rule:#}");
-                }
-            }
-        }
-    }
-    rights
-}
-
 fn expected(table: &[(&str, &[&str], &str, &str)]) -> BTreeSet<Right> {
     let all = table.iter().flat_map(|(namespace, verbs, resource, name)| {
         verbs.iter().map(|verb| [*namespace, *verb, *resource, *name].map(str::to_owned).into())
@@ -209,8 +165,8 @@ const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
 const OWN: (&str, &[&str], &str, &str) = (names::APP, &["get"], "endpoints", names::APP);
 const PKI: [(&str, &[&str], &str, &str); 3] = [
     (names::APP, &["get", "list", "watch", "create", "patch", "update"], "secrets", "gitlab-runner-webhook-ca"),
-    ("everywhere", &["get", "list", "watch", "patch"], "mutatingwebhookconfigurations", names::APP),
-    ("everywhere", &["get", "list", "watch", "patch"], "validatingwebhookconfigurations", names::APP),
+    ("everywhere", &["list", "watch", "patch"], "mutatingwebhookconfigurations", names::APP),
+    ("everywhere", &["list", "watch", "patch"], "validatingwebhookconfigurations", names::APP),
 ];
 
 #[test]
@@ -398,7 +354,7 @@ fn settings_of(container: &Value) -> Settings {
         .collect();
     for variable in list(&container["env"]) {
         let name = text(&variable["name"]);
-        assert!(known.iter().any(|known| known == name) || AWAITED.contains(&name), "{name} is of no flag");
+        assert!(known.iter().any(|known| known == name), "{name} is of no flag");
     }
     let arguments = list(&container["args"]).iter().map(text);
     Settings::try_parse_from([names::APP].into_iter().chain(arguments)).unwrap()

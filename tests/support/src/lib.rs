@@ -9,6 +9,7 @@ mod load;
 mod manifests;
 mod proxy;
 mod replicas;
+pub mod rights;
 mod serving;
 mod tool;
 pub mod wait;

@@ -1,0 +1,100 @@
+//! The shipped rights, held against the audit log of a whole life: every one of them is used, nothing else is asked for.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the lints spare test functions, not what they share"
+)]
+
+use std::{collections::BTreeMap, net::TcpListener};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Pod},
+};
+use kube::{Api, ResourceExt as _, api::PostParams};
+use serde_json::json;
+use test_support::{
+    Cluster, Manifests,
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
+    rights::{granted, used},
+    wait,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
+const NAMESPACE: &str = "gitlab-runner-webhook";
+const CA_SECRET: &str = "gitlab-runner-webhook-ca";
+const CERTS: &str = "gitlab-runner-certs";
+const TRUST: &str = "gitlab-runner-webhook-trust";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
+    let granted = granted(&Manifests::render("overlays/default").objects);
+    let cluster = Cluster::with_source(&[("runner-token", "first")]).await;
+    cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
+    cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    cluster.register_webhooks_without_ca(port, "Fail").await;
+    let listen = format!("127.0.0.1:{port}");
+    let builder = cluster.tool(BINARY).await.self_managed().flag("--listen", &listen);
+    let builder = builder.flag("--drain", "1").flag("--pod-name", "a-pod").flag("--namespace", NAMESPACE);
+    // A watch ends and begins again within the test.
+    let tool = builder.flag("--watch-timeout", "1").start().await;
+
+    // The clone: made, changed, made anew because it cannot be changed.
+    let clone = cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "first")]).await;
+    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "second")]).await;
+    cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "second")]).await;
+    cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &json!({"immutable": true})).await;
+    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "third")]).await;
+    let replaced = cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "third")]).await;
+    assert_ne!(clone.uid(), replaced.uid());
+
+    // The trust bundle: made, changed, gone with its source.
+    let bundles: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+    let mut certs = secret(CERTS, &[]);
+    certs.data = Some(BTreeMap::from([("ca.crt".into(), ByteString(cluster.certificate.ca_pem.clone().into()))]));
+    let certs = cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+    let bundle =
+        wait::until("there is a trust bundle", async || bundles.get_opt(TRUST).await.expect("an answer")).await;
+    let company = test_support::ServingCertificate::issue(&cluster.plane.dir().join("company"));
+    let patch = json!({"stringData": {"another.crt": company.ca_pem}});
+    cluster.patch_secret(RUNNER_NAMESPACE, CERTS, &patch).await;
+    wait::until("the trust bundle has both CAs", async || {
+        let now = bundles.get(TRUST).await.expect("an answer");
+        (now.data != bundle.data).then_some(())
+    })
+    .await;
+    cluster.delete_secret(RUNNER_NAMESPACE, &certs.name_any()).await;
+    wait::until("the trust bundle is gone", async || {
+        bundles.get_opt(TRUST).await.expect("an answer").is_none().then_some(())
+    })
+    .await;
+
+    // The serving CA: made and published before; broken, made anew and published again.
+    let broken = json!({"stringData": {"ca.crt": "broken"}});
+    let version = cluster.patch_secret(NAMESPACE, CA_SECRET, &broken).await.resource_version();
+    cluster.secret_that("is mended", NAMESPACE, CA_SECRET, |now| now.resource_version() != version).await;
+
+    // The gate asks for source and clone; and somebody asks who else serves.
+    let pods: Api<Pod> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+    let pod = json!({
+        "metadata": {"generateName": "p-"},
+        "spec": {
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "token", "secret": {"secretName": SECRET}}],
+        },
+    });
+    let pod = serde_json::from_value(pod).unwrap();
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    wait::until("a pod is let in", async || pods.create(&dry_run, &pod).await.ok()).await;
+    assert!(tool.stop().await.success());
+
+    let requests = cluster.requests().await;
+    assert!(requests.len() > 30, "{} requests", requests.len());
+    let used = used(&granted, &requests);
+    let unused: Vec<_> = granted.difference(&used).collect();
+    assert!(unused.is_empty(), "granted and never used: {unused:?}");
+}
