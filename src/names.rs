@@ -92,5 +92,19 @@ pub const FIELD_MANAGER_CA: &str = "gitlab-runner-webhook-ca";
 /// Field manager of `caBundle` in our webhook configurations. It owns nothing else.
 pub const FIELD_MANAGER_CA_BUNDLE: &str = "gitlab-runner-webhook-ca-bundle";
 
+/// Field manager of Events.
+pub const FIELD_MANAGER_EVENT: &str = "gitlab-runner-webhook-event";
+
+/// Name of the one Event about an object of this name, so that a right can be bound to it.
+pub fn event(object: &str) -> String {
+    // A name has at most 253 characters.
+    let mut name = format!("{APP}.{object}");
+    name.truncate(253);
+    while name.ends_with(['.', '-']) {
+        name.pop();
+    }
+    name
+}
+
 /// Prefix of every metric.
 pub const METRIC_PREFIX: &str = "gitlab_runner_webhook";

@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Peers, Requests},
+    cluster::{self, Events, Peers, Requests, Teller},
     config::{Config, Settings, TlsMode},
-    crypto,
+    crypto, names,
     pki::{self, CertificateFiles, FileCertificate, Rotation},
     server::{AppState, Certificate, HandOver, Server, bind, probe_router, webhook_router},
     shutdown,
@@ -78,7 +78,10 @@ pub async fn run(settings: Settings) -> Result<()> {
             None
         }
     };
-    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot);
+    let events = Events::default();
+    let teller = Teller::new(events.clone(), &Requests::new(clients.request.clone()), instance(&settings));
+    tasks.spawn("events", teller.run(shutdown.clone()));
+    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events);
     tasks.spawn("sync", driver.run(shutdown.clone()));
     tasks.spawn("webhook server", webhook.serve(shutdown.clone(), FINISH));
     tasks.spawn("probe server", probes.serve(shutdown, FINISH));
@@ -115,6 +118,11 @@ pub async fn run(settings: Settings) -> Result<()> {
 enum Way {
     SelfManaged(pki::Options),
     Files(FileCertificate),
+}
+
+/// Which replica this is, for who reads Events.
+fn instance(settings: &Settings) -> String {
+    settings.pod_name.clone().unwrap_or_else(|| names::APP.to_owned())
 }
 
 fn before_shutdown(ended: &str) -> anyhow::Error {

@@ -162,6 +162,9 @@ const CERTS: &str = "gitlab-runner-certs";
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WATCH: [&str; 2] = ["list", "watch"];
 const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
+const APPLY: [&str; 2] = ["create", "patch"];
+const EVENTS: [&str; 2] =
+    ["gitlab-runner-webhook.gitlab-gitlab-runner-secret", "gitlab-runner-webhook.gitlab-runner-webhook-trust"];
 const OWN: (&str, &[&str], &str, &str) = (names::APP, &["get"], "endpoints", names::APP);
 const PKI: [(&str, &[&str], &str, &str); 3] = [
     (names::APP, &["get", "list", "watch", "create", "patch", "update"], "secrets", "gitlab-runner-webhook-ca"),
@@ -179,6 +182,8 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
         ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
         ("everywhere", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
         ("everywhere", &WATCH, "namespaces", "gitlab-runner"),
+        ("everywhere", &APPLY, "events", EVENTS[0]),
+        ("everywhere", &APPLY, "events", EVENTS[1]),
     ];
     let of_all = [&of_files[..], &PKI].concat();
     for name in ["default", "minimal", "local"] {
@@ -203,6 +208,8 @@ fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
         ("gitlab-runner", &WRITE, "secrets", SECRET),
         ("gitlab-runner", &["get"], "secrets", CERTS),
         ("gitlab-runner", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
+        ("gitlab-runner", &APPLY, "events", EVENTS[0]),
+        ("gitlab-runner", &APPLY, "events", EVENTS[1]),
     ];
     let all = [&watches[..], &PKI].concat();
     assert_eq!(granted(&with_component("generated/namespaced-rbac")), expected(&all));

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::TcpListener};
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Pod},
+    api::core::v1::{ConfigMap, Event, Pod},
 };
 use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::json;
@@ -72,6 +72,27 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
         bundles.get_opt(TRUST).await.expect("an answer").is_none().then_some(())
     })
     .await;
+
+    // Events: a source that is gone, certificates that cannot be read; and both are right again.
+    let events: Api<Event> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+    let told = async |object: &str, reason: &str| {
+        let name = format!("gitlab-runner-webhook.{object}");
+        wait::until(format!("{name} says {reason}"), async || {
+            let event = events.get_opt(&name).await.expect("an answer")?;
+            (event.reason.as_deref() == Some(reason)).then_some(event)
+        })
+        .await
+    };
+    cluster.delete_secret(SOURCE_NAMESPACE, SECRET).await;
+    let event = told(SECRET, "SourceMissing").await;
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    assert_eq!(event.message.as_deref(), Some("the source gitlab/gitlab-gitlab-runner-secret is missing; create it"));
+    assert_eq!(event.involved_object.uid, replaced.uid());
+    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "third")]).await;
+    assert_eq!(told(SECRET, "Synced").await.type_.as_deref(), Some("Normal"));
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", "hunter2")]).await;
+    let event = told(TRUST, "CertsUnusable").await;
+    assert!(!event.message.unwrap().contains("hunter2"));
 
     // The serving CA: made and published before; broken, made anew and published again.
     let broken = json!({"stringData": {"ca.crt": "broken"}});

@@ -2,6 +2,7 @@
 
 mod client;
 mod error;
+mod events;
 mod peers;
 mod request;
 mod watch;
@@ -9,6 +10,7 @@ mod watch_health;
 
 pub use client::{Clients, ConnectError, connect};
 pub use error::{Problem, Reason};
+pub use events::{Events, Occurrence, Regarding, Teller};
 pub use peers::Peers;
 pub use request::{Object, Requests, Version};
 pub use watch::{Change, watch};

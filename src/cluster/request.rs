@@ -93,12 +93,8 @@ impl Requests {
         name: &str,
         mut object: serde_json::Value,
     ) -> Result<(), Problem> {
-        if let Some(fields) = object.as_object_mut() {
-            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
-            fields.insert("kind".to_owned(), K::kind(&()).into());
-        }
+        identify::<K>(&mut object, name);
         if let Some(metadata) = object.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
-            metadata.insert("name".to_owned(), name.into());
             metadata.insert("resourceVersion".to_owned(), VERSION_OF_NOTHING.into());
         }
         let params = PatchParams::apply(manager).force();
@@ -135,6 +131,20 @@ impl Requests {
         }
     }
 
+    /// Applies an object, whether it is there or not; `object` is the JSON of what is to be owned.
+    pub async fn apply<K: Object>(
+        &self,
+        manager: &str,
+        namespace: &NamespaceName,
+        name: &str,
+        mut object: serde_json::Value,
+    ) -> Result<(), Problem> {
+        identify::<K>(&mut object, name);
+        let params = PatchParams::apply(manager).force();
+        let request = requests::<K>(namespace).patch(name, &params, &Patch::Apply(&object));
+        self.send(what::<K>("apply", namespace, name), request).await
+    }
+
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
     pub async fn apply_cluster<K>(
         &self,
@@ -145,11 +155,7 @@ impl Requests {
     where
         K: Resource<DynamicType = ()>,
     {
-        if let Some(fields) = object.as_object_mut() {
-            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
-            fields.insert("kind".to_owned(), K::kind(&()).into());
-            fields.insert("metadata".to_owned(), serde_json::json!({"name": name}));
-        }
+        identify::<K>(&mut object, name);
         let params = PatchParams::apply(manager).force();
         let request = kube::core::Request::new(K::url_path(&(), None)).patch(name, &params, &Patch::Apply(&object));
         self.send(format!("apply {}/{name}", K::plural(&())), request).await
@@ -189,6 +195,17 @@ impl Requests {
             Ok(Err(error)) => Err(Problem::new(tried, &error)),
             Err(_) => Err(Problem::timeout(tried, self.deadline)),
         }
+    }
+}
+
+/// Writes kind and name into the JSON of an object, as an apply wants them.
+fn identify<K: Resource<DynamicType = ()>>(object: &mut serde_json::Value, name: &str) {
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
+    fields.insert("kind".to_owned(), K::kind(&()).into());
+    let metadata = fields.entry("metadata").or_insert_with(|| serde_json::json!({}));
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.insert("name".to_owned(), name.into());
     }
 }
 

@@ -8,14 +8,27 @@ use super::{
 };
 use crate::{
     config::{Config, NamespaceName, SecretName},
-    names::CONFIGMAP_TRUST,
+    names::{CONFIGMAP_TRUST, event},
 };
 
 pub(super) fn cluster_role(config: &Config) -> String {
     fill(
         include_str!("templates/rbac.yaml"),
-        &[header(), ("clones", clones(config)), ("certs", certs(config)), ("namespaces", namespaces(config))],
+        &[
+            header(),
+            ("clones", clones(config)),
+            ("certs", certs(config)),
+            ("events", events(config)),
+            ("namespaces", namespaces(config)),
+        ],
     )
+}
+
+/// The names of the Events about clones and trust bundles.
+fn events(config: &Config) -> String {
+    let clones = config.clones.iter().map(|clone| clone.secret.as_str());
+    let names: BTreeSet<_> = clones.chain([CONFIGMAP_TRUST]).map(event).collect();
+    flow(names.iter().map(String::as_str))
 }
 
 /// `certsSecretName`, unless the rules of clones hold it already.
@@ -62,6 +75,7 @@ pub(super) fn roles(config: &Config) -> String {
         rules += &rule("secrets", &flow([config.certs_secret_name.as_str()]), "[get]");
     }
     rules += &rule("configmaps", &flow([CONFIGMAP_TRUST]), "[create, patch, update, delete]");
+    rules += &rule("events", &events(config), "[create, patch]");
     let names = config.runner_namespaces.names.iter();
     let of_runners = names.map(|namespace| role("A runner namespace.", namespace, &rules));
 

@@ -15,7 +15,7 @@ use super::{
     write::Writer,
 };
 use crate::{
-    cluster::{Clients, Problem, Reason, Requests},
+    cluster::{Clients, Events, Problem, Reason, Requests},
     config::{Config, Settings},
     shutdown::Shutdown,
     snapshot::{self, SharedSnapshot, Snapshot},
@@ -95,6 +95,7 @@ impl Driver {
         health: &Arc<Health>,
         metrics: Metrics,
         snapshot: SharedSnapshot,
+        events: Events,
     ) -> Self {
         let watches = Watches::new(&config, settings.watch_timeout, clients.watch.clone(), health, metrics.clone());
         let requests = Requests::new(clients.request.clone());
@@ -106,7 +107,7 @@ impl Driver {
             queue: Queue::default(),
             work: JoinSet::new(),
             writes: 0,
-            states: States::new(Arc::clone(&config), metrics.clone()),
+            states: States::new(Arc::clone(&config), metrics.clone(), events),
             publisher: Publisher::new(requests.clone(), Arc::clone(&config)),
             stale: false,
             config,
@@ -293,7 +294,8 @@ impl Driver {
                 read.failures = read.failures.saturating_add(1);
                 read.not_before = Some(Instant::now() + pause);
                 for target in &waiting {
-                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()));
+                    let uid = self.observed.uid(target);
+                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()), uid);
                 }
             }
         }
@@ -326,14 +328,16 @@ impl Driver {
                 tracing::info!(object, namespace, action = action.name, lag_ms = millis(lag), "written");
                 let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
                 if fought {
-                    self.states.set(target, "fought-over", Some("something else keeps changing this clone"));
+                    let uid = self.observed.uid(target);
+                    self.states.set(target, "fought-over", Some("something else keeps changing this clone"), uid);
                 }
             }
             Err(problem) => {
                 self.queue.fail(target, problem.retry_after, now);
                 // The watch is about to bring the newer version; the next look settles it.
                 if problem.reason != Reason::Conflict {
-                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()));
+                    let uid = self.observed.uid(target);
+                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()), uid);
                 }
             }
         }
@@ -354,7 +358,8 @@ impl Driver {
             },
             _ => None,
         };
-        self.stale |= self.states.rest(target, rest, detail.as_deref(), Instant::now());
+        let uid = self.observed.uid(target);
+        self.stale |= self.states.rest(target, rest, detail.as_deref(), uid, Instant::now());
     }
 
     fn publish(&self) {

@@ -212,6 +212,15 @@ impl Observed {
         self.secrets.get(clone)?.objects.get(namespace)
     }
 
+    /// The uid of an object that is looked after, if it is there.
+    pub fn uid(&self, target: &Target) -> Option<&str> {
+        let metadata = match target.subject {
+            Subject::Clone(clone) => &self.target(clone, &target.namespace)?.metadata,
+            Subject::Trust => &self.bundles.objects.get(&target.namespace)?.metadata,
+        };
+        metadata.uid.as_deref()
+    }
+
     /// The namespace of an object.
     pub fn namespace_of(&self, config: &Config, target: &Target) -> NamespaceView {
         let name = &target.namespace;

@@ -11,6 +11,7 @@ use super::{
     plan::Rest,
 };
 use crate::{
+    cluster::{Events, Occurrence, Regarding},
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::metrics::{CloneLabels, Metrics, StateLabels},
@@ -20,14 +21,15 @@ use crate::{
 pub struct States {
     config: Arc<Config>,
     metrics: Metrics,
+    events: Events,
     by_target: HashMap<Target, &'static str>,
     /// Since when each clone is not what its source is.
     out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
 }
 
 impl States {
-    pub fn new(config: Arc<Config>, metrics: Metrics) -> Self {
-        Self { config, metrics, by_target: HashMap::new(), out_of_step: BTreeMap::new() }
+    pub fn new(config: Arc<Config>, metrics: Metrics, events: Events) -> Self {
+        Self { config, metrics, events, by_target: HashMap::new(), out_of_step: BTreeMap::new() }
     }
 
     /// Since when each clone is not what its source is.
@@ -44,8 +46,15 @@ impl States {
     }
 
     /// Notes that nothing is to be done, and why. Returns whether admission has to know.
-    pub fn rest(&mut self, target: &Target, rest: &Rest, detail: Option<&str>, now: Instant) -> bool {
-        self.set(target, rest.reason(), detail);
+    pub fn rest(
+        &mut self,
+        target: &Target,
+        rest: &Rest,
+        detail: Option<&str>,
+        uid: Option<&str>,
+        now: Instant,
+    ) -> bool {
+        self.set(target, rest.reason(), detail, uid);
         match rest {
             Rest::Synced | Rest::NotWanted | Rest::NamespaceAbsent | Rest::NamespaceTerminating => {
                 self.key(target).is_some_and(|key| self.out_of_step.remove(&key).is_some())
@@ -54,8 +63,9 @@ impl States {
         }
     }
 
-    /// Notes a state; one log line for each change.
-    pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>) {
+    /// Notes a state; one log line for each change, and an Event when somebody has to do something, or no longer.
+    /// `uid` is the object's, if it is there.
+    pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>, uid: Option<&str>) {
         let former = if state == Rest::NotWanted.reason() {
             self.by_target.remove(target)
         } else {
@@ -70,6 +80,7 @@ impl States {
         if self.by_target.contains_key(target) {
             self.count(target, state, 1);
         }
+        self.tell(target, former, state, detail, uid);
         let (object, namespace) = (self.name(target), target.namespace.as_str());
         match (detail, target.subject) {
             (Some(detail), Subject::Clone(_)) => tracing::warn!(object, namespace, state, detail, "clone state"),
@@ -80,6 +91,42 @@ impl States {
             }
             (None, _) => tracing::debug!(object, namespace, state, "first state"),
         }
+    }
+
+    fn tell(
+        &self,
+        target: &Target,
+        former: Option<&'static str>,
+        state: &'static str,
+        detail: Option<&str>,
+        uid: Option<&str>,
+    ) {
+        let is_warning = is_trouble(target.subject, state);
+        let is_over = state == Rest::Synced.reason() && former.is_some_and(|former| is_trouble(target.subject, former));
+        if !is_warning && !is_over {
+            return;
+        }
+        let (kind, what) = match target.subject {
+            Subject::Clone(_) => ("Secret", "the clone"),
+            Subject::Trust => ("ConfigMap", "the trust bundle"),
+        };
+        let note = match (detail, target.subject) {
+            _ if is_over => format!("{what} equals its source again"),
+            (Some(detail), _) => detail.to_owned(),
+            (None, Subject::Clone(clone)) if state == Rest::SourceMissing.reason() => {
+                let source = self.config.clones.get(clone).map(crate::config::CloneSpec::source).unwrap_or_default();
+                format!("the source {source} is missing; create it")
+            }
+            (None, _) => format!("{what} is not what its source is: {state}"),
+        };
+        let regarding = Regarding {
+            namespace: target.namespace.clone(),
+            kind,
+            api_version: "v1",
+            name: self.name(target).to_owned(),
+            uid: uid.map(ToOwned::to_owned),
+        };
+        self.events.tell(Occurrence { regarding, is_warning, reason: state, note });
     }
 
     /// Name of the object.
@@ -105,5 +152,23 @@ impl States {
     fn key(&self, target: &Target) -> Option<(SecretName, NamespaceName)> {
         let Subject::Clone(clone) = target.subject else { return None };
         Some((self.config.clones.get(clone)?.secret.clone(), target.namespace.clone()))
+    }
+}
+
+/// Whether somebody has to do something about an object in this state.
+fn is_trouble(subject: Subject, state: &str) -> bool {
+    match subject {
+        // No certificates, no trust bundle: most clusters have none.
+        Subject::Trust if state == Rest::SourceMissing.reason() => false,
+        _ => ![
+            Rest::Synced,
+            Rest::NotLoaded,
+            Rest::NamespaceAbsent,
+            Rest::NamespaceTerminating,
+            Rest::CloneTerminating,
+            Rest::NotWanted,
+        ]
+        .iter()
+        .any(|rest| rest.reason() == state),
     }
 }

@@ -1,0 +1,207 @@
+//! Events: what `kubectl describe` and `kubectl get events` show, where a person looks first.
+//!
+//! Best effort: work never waits for one, and never fails by one. Each object that is told about has one Event, under a
+//! name that RBAC can be bound to; the next occurrence is written over the last one, with the count that went before.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::Event as CoreEvent, jiff::Timestamp};
+use serde_json::json;
+use tokio::{sync::Notify, time};
+
+use super::Requests;
+use crate::{
+    config::NamespaceName,
+    names::{self, APP, FIELD_MANAGER_EVENT},
+    shutdown::Shutdown,
+};
+
+/// A state must last this long to be told: most pass by themselves.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Between two writes: a thousand namespaces with the same trouble must not become a load.
+const PACE: Duration = Duration::from_millis(200);
+/// Longest wait for one write.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Objects that wait to be told about; what comes beyond that is dropped.
+const MAX_WAITING: usize = 2048;
+
+/// What is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// What it is about. It may not exist.
+    pub regarding: Regarding,
+    /// Whether somebody has to do something about it.
+    pub is_warning: bool,
+    /// The state, from a closed set: the word of log and metrics.
+    pub reason: &'static str,
+    /// A sentence without any data of a Secret.
+    pub note: String,
+}
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Regarding {
+    /// Its namespace, and the Event's.
+    pub namespace: NamespaceName,
+    /// Its kind, such as `Secret`.
+    pub kind: &'static str,
+    /// Its API version, such as `v1`.
+    pub api_version: &'static str,
+    /// Its name.
+    pub name: String,
+    /// `metadata.uid`, if it is there: `kubectl describe` looks for it.
+    pub uid: Option<String>,
+}
+
+/// Takes in what is to be told. Clones share the same list.
+#[derive(Clone, Default)]
+pub struct Events(Arc<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// The latest occurrence of each object, by namespace and name of the Event.
+    latest: Mutex<BTreeMap<(NamespaceName, String), Occurrence>>,
+    news: Notify,
+}
+
+/// Writes Events, for ever.
+pub struct Teller {
+    events: Events,
+    requests: Requests,
+    instance: String,
+    /// What was told last of each Event, how often, and since when.
+    told: HashMap<(NamespaceName, String), Told>,
+}
+
+struct Told {
+    reason: &'static str,
+    count: u32,
+    first: Timestamp,
+}
+
+impl Events {
+    /// Notes an occurrence; a later one about the same object takes its place.
+    pub fn tell(&self, occurrence: Occurrence) {
+        let key = (occurrence.regarding.namespace.clone(), names::event(&occurrence.regarding.name));
+        let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.len() < MAX_WAITING || latest.contains_key(&key) {
+            latest.insert(key, occurrence);
+            self.0.news.notify_one();
+        }
+    }
+
+    fn take(&self) -> Option<((NamespaceName, String), Occurrence)> {
+        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
+    }
+}
+
+impl Teller {
+    /// Writes by these requests what `events` take in. `instance` says which replica it is.
+    pub fn new(events: Events, requests: &Requests, instance: String) -> Self {
+        Self { events, requests: requests.clone().within(DEADLINE), instance, told: HashMap::new() }
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, mut shutdown: Shutdown) {
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.tell_on() => {}
+        }
+    }
+
+    async fn tell_on(&mut self) {
+        loop {
+            self.events.0.news.notified().await;
+            time::sleep(SETTLED).await;
+            while let Some(((namespace, name), occurrence)) = self.events.take() {
+                self.write(namespace, name, &occurrence).await;
+                time::sleep(PACE).await;
+            }
+        }
+    }
+
+    async fn write(&mut self, namespace: NamespaceName, name: String, occurrence: &Occurrence) {
+        let Occurrence { regarding, is_warning, reason, note } = occurrence;
+        let now = Timestamp::now();
+        let key = (namespace.clone(), name.clone());
+        // Only what is wrong is remembered, so that this does not grow with all that ever was.
+        let former = self.told.remove(&key).filter(|told| told.reason == *reason);
+        let count = former.as_ref().map_or(1, |told| told.count.saturating_add(1));
+        let first = former.map_or(now, |told| told.first);
+        let event = json!({
+            "metadata": {},
+            "involvedObject": {
+                "apiVersion": regarding.api_version,
+                "kind": regarding.kind,
+                "namespace": namespace.as_str(),
+                "name": regarding.name,
+                "uid": regarding.uid,
+            },
+            "type": if *is_warning { "Warning" } else { "Normal" },
+            "reason": camel_case(reason),
+            "message": note,
+            "count": count,
+            "firstTimestamp": format!("{first:.0}"),
+            "lastTimestamp": format!("{now:.0}"),
+            "source": {"component": APP},
+            "reportingComponent": APP,
+            "reportingInstance": self.instance,
+        });
+        match self.requests.apply::<CoreEvent>(FIELD_MANAGER_EVENT, &namespace, &name, event).await {
+            Ok(()) if *is_warning => drop(self.told.insert(key, Told { reason, count, first })),
+            Ok(()) => {}
+            Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
+        }
+    }
+}
+
+/// `source-missing` as Kubernetes writes reasons: `SourceMissing`.
+fn camel_case(reason: &str) -> String {
+    let words = reason.split('-').map(|word| {
+        let mut letters = word.chars();
+        letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect::<String>()
+    });
+    words.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn occurrence(namespace: &str, name: &str, reason: &'static str) -> Occurrence {
+        let namespace = namespace.parse().unwrap();
+        let regarding = Regarding { namespace, kind: "Secret", api_version: "v1", name: name.to_owned(), uid: None };
+        Occurrence { regarding, is_warning: true, reason, note: String::new() }
+    }
+
+    #[test]
+    fn reasons_are_words_as_kubernetes_writes_them() {
+        for (reason, written) in [("source-missing", "SourceMissing"), ("synced", "Synced"), ("", "")] {
+            assert_eq!(camel_case(reason), written);
+        }
+    }
+
+    #[test]
+    fn of_each_object_the_latest_is_told_and_the_list_is_bounded() {
+        let events = Events::default();
+        for reason in ["source-missing", "forbidden"] {
+            events.tell(occurrence("a", "secret", reason));
+        }
+        assert_eq!(events.take().unwrap().1.reason, "forbidden");
+        assert!(events.take().is_none());
+        for number in 0..MAX_WAITING + 9 {
+            events.tell(occurrence("a", &format!("secret-{number}"), "forbidden"));
+        }
+        assert_eq!(std::iter::from_fn(|| events.take()).count(), MAX_WAITING);
+    }
+
+    #[test]
+    fn a_name_of_any_length_makes_the_name_of_an_event() {
+        assert_eq!(names::event("token"), "gitlab-runner-webhook.token");
+        assert_eq!(names::event(&"a".repeat(253)).len(), 253);
+    }
+}
