@@ -239,10 +239,12 @@ impl<'a> Story<'a> {
         }
         step.seen("no manager pod ever had a FailedMount event for its clone")?;
 
-        for namespace in fresh.iter().map(String::as_str).chain(["e2e-other", RUNNER_NAMESPACE, SOURCE_NAMESPACE]) {
-            self.cluster.kubectl(&["delete", "namespace", namespace, "--wait=false"])?;
-        }
-        self.cluster.kubectl(&["delete", "-k", OVERLAY, "--wait=false"]).map(drop)
+        let step = Step::begin("Everything is deleted again");
+        self.cluster.kubectl(&["delete", "-k", OVERLAY])?;
+        let mut delete = vec!["delete", "namespace", "e2e-other", RUNNER_NAMESPACE, SOURCE_NAMESPACE];
+        delete.extend(fresh.iter().map(String::as_str));
+        self.cluster.kubectl(&delete)?;
+        step.seen("no namespace waits for the program that is gone")
     }
 
     fn create_with_runner(&self, namespace: &str, labels: &Value) -> Result<()> {

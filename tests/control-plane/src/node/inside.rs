@@ -20,6 +20,7 @@ use crate::process::{Process, TAIL, log_file, tail};
 use crate::{Component, ControlPlane, Error, NODE};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
+const DNS_ADDRESS: &str = "10.0.0.10";
 const PAUSE: &str = "localhost/pause:latest";
 const BUSYBOX: &str = "busybox:latest";
 const CONTAINERD: &str = "containerd";
@@ -222,6 +223,9 @@ fn kubelet(plane: &ControlPlane, folder: &Path) -> Result<Vec<String>, Error> {
             "authorization": {"mode": "Webhook"},
             "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
             "resolvConf": names,
+            // As in real clusters, but nobody answers there.
+            "clusterDNS": [DNS_ADDRESS],
+            "clusterDomain": "cluster.local",
             // Whatever the machine is like: cgroups of either version, swap, a full disk.
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": format!("/{cgroup}"),
