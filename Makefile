@@ -25,7 +25,7 @@ DEMO = $(CARGO) run --locked --release --quiet --example demo --
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
 		printf '  make %-14s %s\n' "$$target" "$$text"; \
 	done
 

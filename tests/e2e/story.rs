@@ -210,8 +210,12 @@ impl<'a> Story<'a> {
         overlay(self.cluster.image.as_deref(), true)?;
         self.cluster.kubectl(&["apply", "-k", OVERLAY])?;
         self.rolled_out()?;
-        // The pod before it may answer one more call.
-        until("one pod is left", || Ok((self.cluster.list(names::APP, "pods", OURS)?.len() == 1).then_some(())))?;
+        // Pods before it may answer one more call.
+        let deployment = self.cluster.get(names::APP, "deployment", names::APP)?.context("the Deployment")?;
+        until("no pod has the configuration before it", || {
+            let pods = self.cluster.list(names::APP, "pods", OURS)?;
+            Ok((deployment["spec"]["replicas"] == pods.len()).then_some(()))
+        })?;
         step.seen("the program runs with it")?;
 
         let step =

@@ -107,6 +107,10 @@ pub enum Error {
     #[error("this machine cannot run a node: {0}")]
     Machine(String),
 
+    /// The folder for temporary files would not be seen by the node.
+    #[error("a node mounts its own over {}: let TMPDIR name another folder", .0.display())]
+    TemporaryFolder(PathBuf),
+
     /// A program that sets up the node ended with a code other than zero.
     #[error("{command} failed: {stderr}")]
     Setup {

@@ -3,7 +3,8 @@
 //! Everything runs in namespaces of its own. In the network namespace nothing leaves, in the mount
 //! namespace nothing of ours stays, and when the first process of the process namespace ends, the kernel
 //! ends all others: kubelet, containers and whatever holds them. So the node goes with the process that
-//! started it, even when that is killed. What remains for the janitor is a folder and empty cgroups.
+//! started it, even when that is killed. What remains for the janitor is a folder and empty cgroups;
+//! an empty `/var/lib/kubelet`, if there was none before, stays.
 //!
 //! `control-plane node -- COMMAND` runs a command beside it:
 //!

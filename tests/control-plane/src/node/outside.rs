@@ -1,6 +1,5 @@
 //! The outer half: checks, namespaces, waiting, cleaning up.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode};
 use std::time::Duration;
@@ -12,7 +11,9 @@ use super::requirements::{UNSHARE, check, path};
 use crate::process::{Folder, SUPERVISOR, shell};
 use crate::{Binaries, Component, Error};
 
-/// The first process of the namespaces. "$1" is the folder for what would otherwise be the machine's own.
+/// The first process of the namespaces. "$1" is the folder for what would otherwise be the machine's own: its parts are
+/// mounted over the machine's, never the other way round, because "$1" is deleted in the end. kubelet's folder cannot be
+/// chosen in all its parts, so an empty `/var/lib/kubelet` is made where there is none, and stays.
 const FIRST: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -37,8 +38,6 @@ shift
 wait $!
 "#;
 
-/// kubelet's folder, which cannot be chosen in all its parts.
-const KUBELET: &str = "/var/lib/kubelet";
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
 
@@ -60,13 +59,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
         folder.keep();
         eprintln!("node: logs and data stay in {}", folder.path().display());
     }
-    let ours = !Path::new(KUBELET).exists();
-    let code = supervise(start(&options, folder.path())?).await?;
-    if ours {
-        // Only if it is empty, which it is unless somebody else has found a use for it.
-        let _ = fs::remove_dir(KUBELET);
-    }
-    Ok(code)
+    supervise(start(&options, folder.path())?).await
 }
 
 fn start(options: &Options, folder: &Path) -> Result<Child, Error> {

@@ -24,9 +24,9 @@ const PROGRAMS: [(&str, &str); 8] = [
 const CNI_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 const CNI_PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
 
-/// How a node is cut off from the machine. Needs `mount --make-rprivate`, which is unshare's default.
-pub(super) const UNSHARE: [&str; 7] =
-    ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+/// How a node is cut off from the machine.
+pub(super) const UNSHARE: [&str; 9] =
+    ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
 
 /// Tries, in such namespaces, all that a node does to the kernel.
 const PROBE: &str = r#"
@@ -38,6 +38,7 @@ try() {
 group=/sys/fs/cgroup
 [ -e $group/cgroup.controllers ] || group=$group/memory
 group=$group/control-plane-probe-$1
+try "it cannot read the kernel's log, as kubelet does" sh -c 'exec </dev/kmsg'
 try "it cannot mount file systems" mount -t tmpfs tmpfs /run
 try "it cannot create cgroups" mkdir "$group"
 rmdir "$group"
@@ -76,7 +77,7 @@ pub fn check() -> Result<(), Error> {
     let hidden = ["/run", "/var/run", "/var/log", "/var/lib/kubelet"];
     let folder = std::env::temp_dir();
     if hidden.iter().any(|hidden| folder.starts_with(hidden)) {
-        return Err(Error::Machine(format!("it hides {}: let TMPDIR name another folder", folder.display())));
+        return Err(Error::TemporaryFolder(folder));
     }
     let done = Command::new(UNSHARE[0])
         .args(&UNSHARE[1..])
