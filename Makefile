@@ -42,7 +42,7 @@ image: static ## the image as target/image/gitlab-runner-webhook.tar, without Do
 	$(CARGO) run --locked --quiet --package image-archive -- --binary $(STATIC_BINARY) --output $(IMAGE_ARCHIVE) \
 		--image-version $(VERSION) --reference $(IMAGE) --revision "$(REVISION)" $(IMAGE_FLAGS)
 
-# Paths of this machine are taken out, so that the same sources give the same binary anywhere.
+# Paths of this machine are taken out: they mean nothing elsewhere, and are nobody's business.
 static: rust ## the static binary of the image
 	@registry="$${CARGO_HOME:-$$HOME/.cargo}/registry/src" && set -x && \
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$$registry=registry" \
