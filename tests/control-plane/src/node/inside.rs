@@ -43,7 +43,7 @@ pub async fn enter(folder: &Path, options: &Options) -> Result<ExitCode, Error> 
     let kubeconfig = node.plane.admin_kubeconfig();
     eprintln!("node: ready after {:.1} s", started.elapsed().as_secs_f64());
     let Some((program, arguments)) = options.command.split_first() else {
-        println!("In the network namespace of the node, which `ip netns identify` and lsns do not name, this works:");
+        println!("It runs until Ctrl-C, in a network namespace of its own, which is entered so:");
         println!(
             "  nsenter --net --target $(pgrep -n -x kubelet) kubectl --kubeconfig {} get pods -A",
             kubeconfig.display()

@@ -64,7 +64,7 @@ pub fn check() -> Result<(), Error> {
     if !cfg!(target_os = "linux") {
         return Err(Error::Machine("it needs Linux".to_owned()));
     }
-    if !root() {
+    if !root(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
         return Err(Error::Machine("it needs root: try sudo, or name another cluster with KUBECONFIG".to_owned()));
     }
     let packages = missing_packages();
@@ -95,14 +95,19 @@ pub fn check() -> Result<(), Error> {
 
 /// Debian packages with what a node needs and this machine has not.
 pub fn missing_packages() -> Vec<&'static str> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
+    packages(|program| find(program).is_some(), cni_plugins().is_some(), busybox().is_some())
+}
+
+fn packages(there: impl Fn(&str) -> bool, cni: bool, busybox: bool) -> Vec<&'static str> {
+    let missing = PROGRAMS.iter().filter(|(program, _)| !there(program));
     let mut packages: Vec<_> = missing.map(|(_, package)| *package).collect();
-    if cni_plugins().is_none() {
+    if !cni {
         packages.push("containernetworking-plugins");
     }
-    if busybox().is_none() {
+    if !busybox {
         packages.push("busybox-static");
     }
+    // Programs of one package stand together.
     packages.dedup();
     packages
 }
@@ -129,8 +134,8 @@ pub(super) fn path() -> String {
     format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-fn root() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// Whether `/proc/self/status` is that of root.
+fn root(status: &str) -> bool {
     // Real, effective, saved and file system ids.
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     ids.split_whitespace().nth(1) == Some("0")
@@ -141,20 +146,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_missing_program_names_a_package_once() {
-        let packages = missing_packages();
-        let mut unique = packages.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        assert_eq!(unique.len(), packages.len(), "{packages:?}");
+    fn each_missing_package_is_named_once() {
+        assert_eq!(packages(|_| true, true, true), [""; 0]);
+        assert_eq!(packages(|program| program != "ctr", true, false), ["containerd", "busybox-static"]);
+        let all = packages(|_| false, false, false);
+        assert_eq!(all.len(), 8, "{all:?}");
+        assert!(all.iter().all(|package| all.iter().filter(|other| *other == package).count() == 1), "{all:?}");
     }
 
     #[test]
-    fn who_is_not_root_is_told_so() {
-        if root() {
-            return;
-        }
-        let error = check().expect_err("an error").to_string();
-        assert!(error.contains("root") || error.contains("Linux"), "{error}");
+    fn the_effective_user_counts() {
+        assert!(root("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t0\t0\t0\t0\n"));
+        assert!(!root("Name:\tx\nUid:\t0\t1000\t0\t0\nGid:\t0\t0\t0\t0\n"));
+        assert!(!root(""));
     }
 }
