@@ -49,11 +49,6 @@ impl Cluster {
         })
     }
 
-    /// The program, for scripts that call it.
-    pub fn program(&self) -> &OsString {
-        &self.kubectl
-    }
-
     /// Runs kubectl; an error when it fails.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl_reads(arguments, "").map(|said| said.out)

@@ -7,7 +7,6 @@
 
 #![allow(clippy::indexing_slicing, reason = "what an object does not have reads as null")]
 
-mod certificates;
 mod cluster;
 mod pods;
 mod story;

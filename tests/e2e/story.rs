@@ -3,11 +3,10 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gitlab_runner_webhook::names;
+use gitlab_runner_webhook::{cli::manifests, names};
 use serde_json::{Value, json};
 
 use crate::{
-    certificates,
     cluster::{Cluster, until},
     pods,
 };
@@ -101,12 +100,11 @@ impl<'a> Story<'a> {
                 self.cluster.kubectl(&["apply", "-k", OVERLAY])?
             }
         };
-        certificates::issue(self.cluster)?;
         self.rolled_out()?;
         step.seen("the Deployment is available: kubelet's probes of /livez and /readyz succeed")
     }
 
-    /// `failurePolicy: Ignore` hides a call that fails, but not its warning that is missing.
+    /// The warning for a namespace fails open: a call that fails is hidden, but not the warning that is missing.
     fn webhook_is_reached_through_its_service(&self) -> Result<()> {
         let step = Step::begin("Namespace gitlab-runner is created while the source is missing");
         let namespace =
@@ -325,7 +323,7 @@ fn source(token: &str) -> Value {
     })
 }
 
-/// Writes an overlay on top of the default one: another image, and runner namespaces by their label.
+/// Writes an overlay: the default one with another image, or with runner namespaces by their label.
 fn overlay(image: Option<&str>, by_label: bool) -> Result<()> {
     let folder = Path::new(OVERLAY);
     fs::create_dir_all(folder)?;
@@ -344,23 +342,12 @@ fn overlay(image: Option<&str>, by_label: bool) -> Result<()> {
     }
     if by_label {
         let selector = json!({"matchLabels": {LABEL: "true"}});
-        let config = json!({"runnerNamespaces": {"selectors": [selector]}});
-        fs::write(folder.join("config.yaml"), format!("{config:#}\n"))?;
-        kustomization["configMapGenerator"] = json!([{
-            "name": "gitlab-runner-webhook-config",
-            "namespace": names::APP,
-            "behavior": "replace",
-            "files": ["config.yaml"],
-        }]);
-        // Who changes names in the configuration changes them in the manifests, too.
-        let select = |index: usize| json!({"op": "replace", "path": format!("/webhooks/{index}/namespaceSelector"), "value": selector});
-        let namespaces = json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]});
-        let patch = |kind: &str, operations: Value| json!({"target": {"kind": kind, "name": names::APP}, "patch": operations.to_string()});
-        kustomization["patches"] = json!([
-            patch("MutatingWebhookConfiguration", json!([select(0), select(1)])),
-            patch("ValidatingWebhookConfiguration", json!([select(0)])),
-            patch("ClusterRole", json!([{"op": "add", "path": "/rules/-", "value": namespaces}])),
-        ]);
+        let config = folder.join("config.yaml");
+        fs::write(&config, format!("{:#}\n", json!({"runnerNamespaces": {"selectors": [selector]}})))?;
+        // What `gitlab-runner-webhook manifests --config config.yaml --output generated` does.
+        manifests::run(&manifests::Arguments { config, output: Some(folder.join("generated")) })?;
+        kustomization["resources"] = json!(["../../manifests/base", "generated"]);
+        kustomization["components"] = json!(["../../manifests/components/ha"]);
     }
     fs::write(folder.join("kustomization.yaml"), format!("{kustomization:#}\n"))?;
     Ok(())
