@@ -7,7 +7,7 @@ use gitlab_runner_webhook::{
     cli::{self, Cli, Command},
     config::Settings,
     run,
-    telemetry::logs,
+    telemetry::logs::{self, LogLevel},
 };
 
 /// Enough for a loop that waits and handlers that take microseconds, on a node of any size.
@@ -15,9 +15,9 @@ const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
     let Cli { settings, command } = Cli::parse();
-    logs::init(settings.log_format, settings.log_level);
+    let level = logs::init(settings.log_format, settings.log_level);
     let outcome = match command {
-        None => serve(settings),
+        None => serve(settings, level),
         Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments),
     };
     match outcome {
@@ -29,7 +29,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(settings: Settings) -> anyhow::Result<()> {
+fn serve(settings: Settings, level: LogLevel) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    if let Some(file) = settings.log_level_file.clone() {
+        runtime.spawn(async move { level.follow(&file).await });
+    }
     runtime.block_on(run::run(settings))
 }

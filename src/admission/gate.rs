@@ -13,6 +13,7 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -42,6 +43,7 @@ pub(crate) struct Gate {
     snapshot: SharedSnapshot,
     requests: Requests,
     flights: Arc<Flights<(SecretName, NamespaceName), State>>,
+    waits: Histogram,
 }
 
 /// A clone beside its source.
@@ -79,8 +81,8 @@ impl State {
 }
 
 impl Gate {
-    pub(crate) fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests) -> Self {
-        Self { config, snapshot, requests: requests.within(READ_DEADLINE), flights: Arc::default() }
+    pub(crate) fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, waits: Histogram) -> Self {
+        Self { config, snapshot, requests: requests.within(READ_DEADLINE), flights: Arc::default(), waits }
     }
 
     /// Decides on a pod, before `deadline` is over.
@@ -131,6 +133,9 @@ impl Gate {
     async fn wait_for(&self, spec: &CloneSpec, namespace: &NamespaceName) -> State {
         let started = Instant::now();
         let mut state = self.look(spec, namespace).await;
+        if state == State::Current {
+            return state;
+        }
         while state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
             sleep(PAUSE).await;
             // What the watches know says when another look is worth it.
@@ -138,6 +143,7 @@ impl Gate {
                 state = self.look(spec, namespace).await;
             }
         }
+        self.waits.observe(started.elapsed().as_secs_f64());
         state
     }
 

@@ -80,7 +80,7 @@ impl Webhook {
 impl Admission {
     /// Admission by this configuration and what the watches publish; the gate asks by these requests.
     pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, metrics: Metrics) -> Self {
-        let gate = Gate::new(Arc::clone(&config), snapshot.clone(), requests);
+        let gate = Gate::new(Arc::clone(&config), snapshot.clone(), requests, metrics.gate_wait.clone());
         let names = Arc::new(inject::variables(&config));
         Self { config, snapshot, gate, metrics, names }
     }

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::jiff::Timestamp;
+use prometheus_client::metrics::gauge::Gauge;
+
 use super::{Change, Problem};
 use crate::telemetry::{
     health::{Gate, Health},
-    metrics::{Metrics, WatchKind, WatchLabels},
+    metrics::{Metrics, WatchKind, WatchLabels, WatchedLabels},
 };
 
 /// A watch that keeps failing for the same reason is logged again after this long.
@@ -19,6 +22,7 @@ pub struct WatchHealth {
     gate: Gate,
     metrics: Metrics,
     kind: WatchKind,
+    last_event: Gauge,
     loaded: bool,
     /// The reason of the problem that was last logged, and when.
     problem: Option<(&'static str, Instant)>,
@@ -28,11 +32,15 @@ impl WatchHealth {
     /// Of a watch that has told nothing yet; `what` names it in the list of readiness gates.
     pub fn new(health: &Arc<Health>, metrics: Metrics, kind: WatchKind, what: &str) -> Self {
         let gate = health.gate(format!("watch {what}"));
-        Self { gate, metrics, kind, loaded: false, problem: None }
+        let last_event = metrics.watch_last_event.get_or_create_owned(&WatchedLabels { watch: what.to_owned() });
+        Self { gate, metrics, kind, last_event, loaded: false, problem: None }
     }
 
     /// Notes a change.
     pub fn note<T>(&mut self, change: &Change<T>) {
+        if !matches!(change, Change::Failed(_)) {
+            self.last_event.set(Timestamp::now().as_second());
+        }
         match change {
             Change::ListBegins | Change::Listed(_) => {}
             Change::Failed(problem) => self.fail(problem),

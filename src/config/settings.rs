@@ -116,6 +116,10 @@ pub struct Settings {
     /// Least severe level that is logged: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", env = "GITLAB_RUNNER_WEBHOOK_LOG_LEVEL", default_value = "info")]
     pub log_level: tracing::Level,
+
+    /// File with another level, followed while the process runs; while it is not there, --log-level counts.
+    #[arg(long, value_name = "FILE", env = "GITLAB_RUNNER_WEBHOOK_LOG_LEVEL_FILE")]
+    pub log_level_file: Option<PathBuf>,
 }
 
 /// Where the serving certificate comes from.

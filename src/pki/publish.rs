@@ -30,9 +30,10 @@ pub enum Kind {
     Validating,
 }
 
-/// A webhook configuration as it was last seen: `caBundle` of each of its webhooks, by the webhook's name.
+/// A webhook configuration as it was last seen: the name and `caBundle` of each of its webhooks, in their order. An
+/// apply that names them in another order would change theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration(BTreeMap<String, Vec<u8>>);
+pub struct Registration(Vec<(String, Vec<u8>)>);
 
 /// Writes `caBundle`.
 pub struct Publisher {
@@ -100,7 +101,7 @@ impl Publisher {
     /// Puts `caBundle` into the webhooks that were seen, and touches nothing else.
     pub async fn publish(&self, kind: Kind, seen: &Registration, ca_bundle: &str) -> Result<(), Problem> {
         let ca_bundle = ByteString(ca_bundle.as_bytes().to_vec());
-        let names = seen.0.keys();
+        let names = seen.0.iter().map(|(name, _)| name);
         let webhooks: Vec<_> =
             names.map(|name| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}})).collect();
         let object = json!({"webhooks": webhooks});
@@ -145,7 +146,7 @@ impl Publication {
 
     /// The configurations with another `caBundle` than this in one of their webhooks.
     pub fn differing<'a>(&'a self, ca_bundle: &'a str) -> impl Iterator<Item = (Kind, &'a Registration)> {
-        self.present().filter(|(_, found)| found.0.values().any(|there| there != ca_bundle.as_bytes()))
+        self.present().filter(|(_, found)| found.0.iter().any(|(_, there)| there != ca_bundle.as_bytes()))
     }
 
     /// Since when each webhook of ours trusts this CA; `None`: one does not.
@@ -156,7 +157,7 @@ impl Publication {
     /// Whether a leaf would be accepted with each `caBundle` as it is stored.
     pub fn accepts(&self, leaf: &Leaf, name: &str, now: Timestamp) -> bool {
         let bundles: BTreeSet<&[u8]> =
-            self.present().flat_map(|(_, found)| found.0.values().map(Vec::as_slice)).collect();
+            self.present().flat_map(|(_, found)| found.0.iter().map(|(_, bundle)| bundle.as_slice())).collect();
         bundles.into_iter().all(|bundle| {
             pem::certificates(bundle).is_ok_and(|certificates| leaf.is_accepted(name, &certificates, now))
         })
@@ -168,7 +169,7 @@ impl Publication {
 
     /// The CAs that are in every `caBundle`.
     fn trusted(&self) -> BTreeSet<AuthorityId> {
-        let bundles = self.present().flat_map(|(_, found)| found.0.values());
+        let bundles = self.present().flat_map(|(_, found)| found.0.iter().map(|(_, bundle)| bundle));
         let ids = bundles.map(|bundle| -> BTreeSet<AuthorityId> {
             pem::certificates(bundle).unwrap_or_default().iter().map(|der| AuthorityId::of(der)).collect()
         });

@@ -325,7 +325,15 @@ impl Driver {
                 if let Some(keys) = keys {
                     tracing::warn!(object, namespace, keys, "a foreign Secret was replaced by the clone");
                 }
-                tracing::info!(object, namespace, action = action.name, lag_ms = millis(lag), "written");
+                let source_version = action.version.as_deref();
+                tracing::info!(
+                    object,
+                    namespace,
+                    action = action.name,
+                    source_version,
+                    lag_ms = millis(lag),
+                    "written"
+                );
                 let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
                 if fought {
                     let uid = self.observed.uid(target);

@@ -1,26 +1,82 @@
 //! Logs: JSON in a cluster, text on a terminal.
 
-use std::io::IsTerminal as _;
+use std::{
+    fs,
+    io::{ErrorKind, IsTerminal as _},
+    path::Path,
+    time::Duration,
+};
 
-use tracing::Level;
+use tracing::{Level, Subscriber, info, warn};
 use tracing_subscriber::{
-    Layer as _,
+    Layer as _, Registry,
     filter::{LevelFilter, Targets},
     fmt,
     layer::SubscriberExt as _,
+    registry::LookupSpan,
+    reload,
     util::SubscriberInitExt as _,
 };
 
 use crate::config::LogFormat;
 
+/// How often the file with the level is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The level of the log while the process runs.
+#[derive(Clone)]
+pub struct LogLevel {
+    handle: reload::Handle<Targets, Registry>,
+    /// As it was given at start.
+    usual: Level,
+}
+
 /// Starts logging to standard error. A second call has no effect.
-pub fn init(format: LogFormat, level: Level) {
+pub fn init(format: LogFormat, level: Level) -> LogLevel {
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let layer = if json {
+    let (filter, handle) = reload::Layer::new(targets(level));
+    let _ = tracing_subscriber::registry().with(lines(json).with_filter(filter)).try_init();
+    LogLevel { handle, usual: level }
+}
+
+impl LogLevel {
+    /// Follows what the file says, for ever: one word, such as `debug`. While it is not there, the level is the usual
+    /// one. Kubelet writes the file from a ConfigMap, a minute or so after that was changed.
+    pub async fn follow(self, file: &Path) {
+        let mut known = None;
+        loop {
+            let found = match fs::read_to_string(file) {
+                Ok(text) => Some(text.trim().to_owned()),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => Some(error.to_string()),
+            };
+            if found != known {
+                self.take(found.as_deref(), file);
+                known = found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn take(&self, word: Option<&str>, file: &Path) {
+        let Ok(level) = word.map_or(Ok(self.usual), str::parse::<Level>) else {
+            warn!(file = %file.display(), "the log level stays: expected error, warn, info, debug or trace in the file");
+            return;
+        };
+        let _ = self.handle.reload(targets(level));
+        info!(log_level = %level, "log level");
+    }
+}
+
+fn lines<S>(json: bool) -> Box<dyn tracing_subscriber::Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    if json {
         fmt::layer()
             .json()
             .flatten_event(true)
@@ -30,8 +86,7 @@ pub fn init(format: LogFormat, level: Level) {
             .boxed()
     } else {
         fmt::layer().with_target(false).with_writer(std::io::stderr).boxed()
-    };
-    let _ = tracing_subscriber::registry().with(layer.with_filter(targets(level))).try_init();
+    }
 }
 
 /// Only our own lines follow the level. The kube client logs whole response bodies, Secrets too,

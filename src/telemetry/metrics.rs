@@ -36,6 +36,10 @@ pub struct Metrics {
     pub writes: Family<WriteLabels, Counter>,
     /// Time from the event that made a clone wrong to the write that made it right, in seconds.
     pub sync_lag: Histogram,
+    /// How long pods waited for their clones at the gate, in seconds; those that found them current are not counted.
+    pub gate_wait: Histogram,
+    /// When each watch last brought an event, in seconds since the epoch. At rest there is none: its age is no fault.
+    pub watch_last_event: Family<WatchedLabels, Gauge>,
     /// Errors of watches, by the kind of object and reason.
     pub watch_errors: Family<WatchLabels, Counter>,
     /// When the certificate that is served expires, in seconds since the epoch.
@@ -107,6 +111,13 @@ pub struct WatchLabels {
     pub reason: &'static str,
 }
 
+/// One watch.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WatchedLabels {
+    /// What is watched, as `/readyz` has it: as many as the configuration has names and selectors.
+    pub watch: String,
+}
+
 /// What a watch watches.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -131,6 +142,8 @@ impl Metrics {
             trust_bundles: Family::default(),
             writes: Family::default(),
             sync_lag: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            gate_wait: Histogram::new(exponential_buckets(0.01, 2.0, 8)),
+            watch_last_event: Family::default(),
             watch_errors: Family::default(),
             certificate_not_after: Gauge::default(),
             certificate_reload_errors: Counter::default(),
@@ -138,23 +151,41 @@ impl Metrics {
         };
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the running program", build);
-        registry.register("admissions", "Answers to admission reviews", metrics.admissions.clone());
+        registry.register(
+            "admissions",
+            "Answers to admission reviews, by webhook, decision and reason",
+            metrics.admissions.clone(),
+        );
         registry.register(
             "admission_duration_seconds",
-            "Time from a read review to its answer",
+            "Time from a read review to its answer, by webhook",
             metrics.admission_duration.clone(),
         );
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
-        registry.register("shed", "Connections closed and reviews put off for want of room", metrics.shed.clone());
-        registry.register("clones", "Clones by their state", metrics.clones.clone());
-        registry.register("trust_bundles", "Trust bundles by their state", metrics.trust_bundles.clone());
-        registry.register("writes", "Writes to clones and trust bundles", metrics.writes.clone());
+        registry.register(
+            "shed",
+            "Connections closed and reviews put off for want of room, by reason",
+            metrics.shed.clone(),
+        );
+        registry.register("clones", "Clones, by secret and state", metrics.clones.clone());
+        registry.register("trust_bundles", "Trust bundles, by state", metrics.trust_bundles.clone());
+        registry.register("writes", "Writes to the API server, by object, action and result", metrics.writes.clone());
         registry.register(
             "sync_lag_seconds",
             "Time from the event that made a clone wrong to the write that made it right",
             metrics.sync_lag.clone(),
         );
-        registry.register("watch_errors", "Errors of watches", metrics.watch_errors.clone());
+        registry.register(
+            "gate_wait_seconds",
+            "Time that pods waited at the gate for a clone that was not current",
+            metrics.gate_wait.clone(),
+        );
+        registry.register(
+            "watch_last_event_timestamp_seconds",
+            "When each watch last brought an event, by watch",
+            metrics.watch_last_event.clone(),
+        );
+        registry.register("watch_errors", "Errors of watches, by kind and reason", metrics.watch_errors.clone());
         registry.register(
             "certificate_not_after_timestamp_seconds",
             "When the certificate that is served expires",

@@ -13,7 +13,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{Manifests, ServingCertificate, ToolBuilder, wait};
+use crate::{Manifests, ServingCertificate, ToolBuilder, canary, wait};
 
 /// The shipped `ServiceAccount`, as RBAC names it.
 const USER: &str = "system:serviceaccount:gitlab-runner-webhook:gitlab-runner-webhook";
@@ -139,6 +139,7 @@ impl Cluster {
     pub async fn put_secret(&self, namespace: &str, name: &str, data: &[(&str, &str)]) -> Secret {
         let api = self.secrets(namespace);
         let mut secret = secret(name, data);
+        canary::remember(&secret);
         match api.get_opt(name).await.expect("an answer") {
             None => api.create(&PostParams::default(), &secret).await.expect("the Secret is created"),
             Some(there) => {
@@ -154,7 +155,10 @@ impl Cluster {
     /// When the API server refuses.
     pub async fn patch_secret(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Secret {
         let api = self.secrets(namespace);
-        api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the Secret is patched")
+        let secret =
+            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the Secret is patched");
+        canary::remember(&secret);
+        secret
     }
 
     /// Deletes a Secret.

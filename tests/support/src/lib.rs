@@ -4,6 +4,7 @@
 //! program runs with the token of the shipped `ServiceAccount`, never as admin.
 
 mod balancer;
+pub mod canary;
 pub mod cluster;
 mod load;
 mod manifests;

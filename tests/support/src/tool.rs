@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{ServingCertificate, wait};
+use crate::{ServingCertificate, canary, wait};
 
 /// The program, not started yet.
 #[derive(Clone, Debug)]
@@ -271,6 +271,15 @@ impl Tool {
             }
             assert!(Instant::now() < give_up, "waited in vain: {what}; its log:\n{}", self.log_text());
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Drop for Tool {
+    /// In every test: what it logged holds nothing of any Secret.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            canary::assert_absent("the log", &self.log_text());
         }
     }
 }
