@@ -209,12 +209,12 @@ async fn nothing_but_ca_bundle_changes(cluster: &Cluster, ours: &Client, kind: &
     let apply_path = format!("{path}?fieldManager={MANAGER}&force=true");
     assert_eq!(ask(ours, Method::PATCH, &apply_path, "application/apply-patch+yaml", &body).await, Allowed, "{kind}");
 
-    let patch =
+    let attempt =
         async |operations: Value| ask(ours, Method::PATCH, &path, "application/json-patch+json", &operations).await;
     for (index, _) in entries.iter().enumerate() {
         let at = format!("/webhooks/{index}/clientConfig/caBundle");
-        assert_eq!(patch(json!([{"op": "remove", "path": at}])).await, Allowed, "{kind}: none");
-        assert_eq!(patch(json!([{"op": "replace", "path": at, "value": bundle}])).await, Allowed, "{kind}: another");
+        assert_eq!(attempt(json!([{"op": "remove", "path": at}])).await, Allowed, "{kind}: none");
+        assert_eq!(attempt(json!([{"op": "replace", "path": at, "value": bundle}])).await, Allowed, "{kind}: another");
     }
 
     // Every field of an entry that is there, and those that are not, each changed alone.
@@ -244,7 +244,7 @@ async fn nothing_but_ca_bundle_changes(cluster: &Cluster, ours: &Client, kind: &
             continue;
         }
         let at = format!("/webhooks/0/{field}");
-        let answer = patch(json!([{"op": "add", "path": at, "value": value}])).await;
+        let answer = attempt(json!([{"op": "add", "path": at, "value": value}])).await;
         assert!(guard_says(&answer, "nothing but caBundle"), "{kind} {field}: {answer:?}");
         left.retain(|name| *name != field);
     }
@@ -275,7 +275,7 @@ async fn nothing_but_ca_bundle_changes(cluster: &Cluster, ours: &Client, kind: &
         ),
     ];
     for (what, operations) in others {
-        let answer = patch(operations).await;
+        let answer = attempt(operations).await;
         assert!(guard_says(&answer, "nothing but caBundle"), "{kind}: {what}: {answer:?}");
     }
 }

@@ -11,7 +11,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Manifests, ServingCertificate, ToolBuilder, canary, wait};
 
@@ -76,6 +76,17 @@ impl Cluster {
     pub fn manifests(&self) -> Manifests {
         let shipped = Manifests::render("overlays/local");
         self.config.iter().fold(shipped, |manifests, config| manifests.configured(config))
+    }
+
+    /// Applies objects as whoever installs, with further flags of kubectl; gives what it says.
+    ///
+    /// # Panics
+    /// When the API server refuses one.
+    pub async fn apply(&self, objects: &[Value], flags: &[&str]) -> String {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        let arguments = [&["apply", "--server-side", "--field-manager=installer", "-f", "-"], flags].concat();
+        let answer = self.plane.kubectl_with_stdin(&arguments, &list).await;
+        answer.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Registers the webhooks, reached at this port.
