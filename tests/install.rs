@@ -102,6 +102,9 @@ fn combinations() -> Vec<Combination> {
 #[ignore = "soak: 194 builds"]
 async fn soak_every_subset_of_the_components_is_accepted() {
     let cluster = Cluster::start().await;
+    for namespace in [SOURCE_NAMESPACE, RUNNER_NAMESPACE] {
+        cluster.create_namespace(namespace, &[]).await;
+    }
     are_accepted(&cluster, combinations()).await;
 }
 

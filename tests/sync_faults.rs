@@ -40,8 +40,11 @@ async fn followed(cluster: &Cluster, token: &str) {
 async fn grant(cluster: &Cluster, change: impl Fn(&mut Vec<Value>)) {
     let mut manifests = Manifests::render("overlays/local");
     manifests.objects.retain(|object| object["kind"] == "ClusterRole");
-    for rule in manifests.objects.iter_mut().flat_map(|role| role["rules"].as_array_mut().unwrap()) {
-        change(rule["verbs"].as_array_mut().unwrap());
+    for rules in manifests.objects.iter_mut().map(|role| role["rules"].as_array_mut().unwrap()) {
+        for rule in rules.iter_mut() {
+            change(rule["verbs"].as_array_mut().unwrap());
+        }
+        rules.retain(|rule| rule["verbs"] != json!([]));
     }
     manifests.apply(&cluster.plane).await;
 }

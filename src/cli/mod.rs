@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{config::Settings, names};
 
-/// The command line.
+/// Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
+///
+/// Without a command it serves: it clones the Secret from GitLab's namespace into each runner namespace and keeps the
+/// clone equal, and answers the admission webhooks of runner pods.
 #[derive(Clone, Debug, Parser)]
 #[command(name = names::APP, version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
