@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gitlab_runner_webhook::{
     config::Config,
     names::{
-        CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS,
-        MOUNT_TRUST, PATH_METRICS, PATH_READYZ, VOLUME_CERTS, VOLUME_TRUST,
+        APP, CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS,
+        MOUNT_TRUST, PATH_METRICS, PATH_READYZ, SECRET_CA, VOLUME_CERTS, VOLUME_TRUST,
     },
 };
 use k8s_openapi::{
@@ -465,16 +465,19 @@ The webhook listens on https://{webhook}."
         let since: Vec<_> = requests.iter().skip(before).filter(|request| request.verb != "watch").collect();
         ensure!(since.is_empty(), "requests at rest: {since:?}");
         let writes = self.cluster.writes().await;
-        let mut bundles = 0;
+        let (mut clones, mut bundles, mut certificates) = (0, 0, 0);
         for write in &writes {
-            let clone = write.resource == "secrets" && write.name == SECRET;
-            let bundle = write.resource == "configmaps" && write.name == CONFIGMAP_TRUST;
-            let ours = write.namespace == RUNNER_NAMESPACE && (clone || bundle);
-            ensure!(ours, "something else than clone and trust bundle was written: {write:?}");
-            bundles += usize::from(bundle);
+            match (write.resource.as_str(), write.namespace.as_str(), write.name.as_str()) {
+                ("secrets", RUNNER_NAMESPACE, SECRET) => clones += 1,
+                ("configmaps", RUNNER_NAMESPACE, CONFIGMAP_TRUST) => bundles += 1,
+                // The serving CA, and caBundle of both webhook configurations.
+                ("secrets", APP, SECRET_CA)
+                | ("mutatingwebhookconfigurations" | "validatingwebhookconfigurations", "", APP) => certificates += 1,
+                _ => bail!("something else was written: {} {}", write.verb, write.uri),
+            }
         }
-        let clones = writes.len() - bundles;
-        self.page.note(&format!("Writes in the whole story: {clones} to the clone, {bundles} to the trust bundle."));
+        self.page.note(&format!("Writes in the whole story: {clones} to the clone, {bundles} to the trust bundle,"));
+        self.page.note(&format!("{certificates} to the serving CA and to caBundle."));
         self.page.measured(
             "no write, and no request beyond its watches",
             "at rest -> no write, no request beyond watches",
