@@ -8,8 +8,8 @@ use crate::{config::Settings, names};
 
 /// Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
 ///
-/// Without a command it serves: it clones the Secret from GitLab's namespace into each runner namespace and keeps the
-/// clone equal, and answers the admission webhooks of runner pods.
+/// Without a command it serves: it clones the Secret into each runner namespace and keeps the clone equal to its
+/// source, and answers the admission webhooks that let in and equip runner pods.
 #[derive(Clone, Debug, Parser)]
 #[command(name = names::APP, version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
