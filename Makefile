@@ -21,7 +21,7 @@ CYCLONEDX = target/tools/cargo-cyclonedx-$(CYCLONEDX_VERSION)
 
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom fips control-plane manifests clean rust go
+.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom fips control-plane manifests docs clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -102,6 +102,10 @@ control-plane: rust go ## build etcd, the API server and the rest from Go module
 
 manifests: rust ## write manifests/generated anew from its config.yaml, after a change of src/manifests
 	$(CARGO) run --locked --quiet -- manifests --config manifests/generated/config.yaml --output manifests/generated
+
+docs: rust ## man pages and shell completions below target/docs/share; and the generated tables of docs/
+	$(CARGO) run --locked --quiet --example reference -- target/docs
+	UPDATE_DOCS=1 $(CARGO) test --locked --quiet --test docs
 
 clean: rust ## delete what was built, the control plane too
 	$(CARGO) clean
