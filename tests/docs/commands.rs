@@ -144,3 +144,38 @@ fn every_environment_variable_is_one_of_a_flag() {
         }
     }
 }
+
+#[test]
+fn the_version_of_the_image_is_the_present_one() {
+    let mut count = 0;
+    for page in page::all() {
+        for rest in page.text.split("gitlab-runner-webhook:").skip(1).filter(|rest| rest.starts_with(char::is_numeric))
+        {
+            let version = rest.split(|character: char| !(character.is_ascii_digit() || character == '.')).next();
+            count += 1;
+            assert_eq!(version.unwrap().trim_end_matches('.'), env!("CARGO_PKG_VERSION"), "{}", page.path);
+        }
+    }
+    assert!(count > 2, "{count} are too few: are they still found?");
+}
+
+#[test]
+fn what_is_said_to_be_measured_was_measured() {
+    let numbers = |text: &str| -> BTreeSet<String> {
+        let text = text.replace(',', "");
+        let parts = text.split(|character: char| !(character.is_ascii_digit() || character == '.'));
+        parts.map(|part| part.trim_matches('.').to_owned()).filter(|part| !part.is_empty()).collect()
+    };
+    let measured = numbers(&page::named("docs/benchmarks.md").text);
+    let mut tables = 0;
+    for page in page::all() {
+        for table in page.text.split("<!-- numbers: benchmarks -->").skip(1) {
+            tables += 1;
+            let (table, _) = table.split_once("<!-- end -->").unwrap();
+            for number in numbers(table) {
+                assert!(measured.contains(&number), "{}: {number} is not in docs/benchmarks.md", page.path);
+            }
+        }
+    }
+    assert_eq!(tables, 2);
+}
