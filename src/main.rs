@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         None => serve(settings, level),
         Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments),
+        Some(Command::Migrate(arguments)) => cli::migrate::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

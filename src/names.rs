@@ -17,11 +17,21 @@ pub const ANNOTATION_SOURCE: &str = "gitlab-runner-webhook/source";
 /// Prefix of the labels that Kyverno's `generate` rules put on a clone.
 pub const LABEL_PREFIX_KYVERNO: &str = "generate.kyverno.io/";
 
+/// Label on a clone of Kyverno's that names its policy.
+pub const LABEL_KYVERNO_POLICY: &str = "generate.kyverno.io/policy-name";
+/// Label on a clone of Kyverno's that names the namespace of its policy; empty for a `ClusterPolicy`.
+pub const LABEL_KYVERNO_POLICY_NAMESPACE: &str = "generate.kyverno.io/policy-namespace";
+/// The policy of Big Bang's runner package, which this program replaces.
+pub const KYVERNO_POLICY: &str = "sync-gitlab-runner-secret";
+
 /// The label that the API server itself puts on every Namespace: its name.
 pub const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Field manager of every write to a clone.
 pub const FIELD_MANAGER_CLONE: &str = "gitlab-runner-webhook-clone";
+
+/// Field manager of what `migrate` changes: a policy that is about to go, and the metadata of clones.
+pub const FIELD_MANAGER_MIGRATE: &str = "gitlab-runner-webhook-migrate";
 
 /// `User-Agent` of every request to the API server.
 pub const USER_AGENT: &str = concat!("gitlab-runner-webhook/", env!("CARGO_PKG_VERSION"));

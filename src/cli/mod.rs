@@ -1,6 +1,7 @@
 //! What the binary can be asked for: to serve, which is the default, or one of the commands.
 
 pub mod manifests;
+pub mod migrate;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Write the manifests that follow from a configuration: rights, guard, webhooks.
     Manifests(manifests::Arguments),
+    /// Move from the Kyverno policy to this program, with no moment without the clone.
+    Migrate(Box<migrate::Arguments>),
 }
 
 #[cfg(test)]

@@ -14,4 +14,4 @@ mod watches;
 mod write;
 
 pub use driver::Driver;
-pub use secret::same_content;
+pub use secret::{SecretState, same_content};

@@ -1,0 +1,200 @@
+//! The API server as the caller's kubeconfig reaches it: JSON by path, each request with a deadline.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use http::{
+    Method, Request,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{ConnectError, Problem, Reason},
+    crypto, names,
+};
+
+/// Longest wait for one answer.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Objects in one page of a list.
+const PAGE_SIZE: u32 = 500;
+
+/// Whole objects, or their metadata only, so that no Secret's data comes here unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// All of it.
+    Whole,
+    /// `metadata`.
+    Metadata,
+}
+
+/// Whether a write takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It does.
+    Real,
+    /// Authorisation, admission and validation are asked, nothing is stored.
+    DryRun,
+}
+
+/// What kind of patch it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PatchKind {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+}
+
+/// Requests in the caller's name.
+#[derive(Clone)]
+pub(super) struct Caller {
+    client: Client,
+}
+
+/// A client from `--kubeconfig`, else `KUBECONFIG`, else `~/.kube/config`, else the pod's `ServiceAccount`.
+///
+/// # Errors
+/// Names the file or the context that cannot be used.
+pub(super) async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
+    // The kube client takes the process-wide provider; a second installation changes nothing.
+    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
+    let file =
+        kubeconfig.map_or_else(|| "from KUBECONFIG or ~/.kube/config".to_owned(), |path| path.display().to_string());
+    let unusable = |problem: String| ConnectError::Kubeconfig { path: file.clone(), problem };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let mut config = match (read, Config::incluster()) {
+        (Ok(read), _) => {
+            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(error.to_string()))?
+        }
+        (Err(_), Ok(config)) if kubeconfig.is_none() && context.is_none() => config,
+        (Err(error), _) => return Err(unusable(error.to_string())),
+    };
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(names::USER_AGENT)));
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(DEADLINE);
+    config.default_retry = false;
+    let url = config.cluster_url.to_string();
+    Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error.to_string() })
+}
+
+impl Caller {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// An object, if it is there and its kind is known.
+    pub(super) async fn get(&self, path: &str, view: View) -> Result<Option<Value>, Problem> {
+        match self.send(Method::GET, path, &format!("get {}", short(path)), accept(view, ""), None).await {
+            Ok(object) => Ok(Some(object)),
+            Err(problem) if problem.reason == Reason::NotFound => Ok(None),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// The objects that a label selector finds; none when their kind is unknown.
+    pub(super) async fn list(&self, path: &str, view: View, selector: &str) -> Result<Vec<Value>, Problem> {
+        let tried = format!("list {}", short(path));
+        let (mut items, mut next) = (Vec::new(), String::new());
+        loop {
+            let query = format!("{path}?limit={PAGE_SIZE}&labelSelector={selector}&continue={next}");
+            let mut page = match self.send(Method::GET, &query, &tried, accept(view, "List"), None).await {
+                Err(problem) if problem.reason == Reason::NotFound => return Ok(items),
+                page => page?,
+            };
+            if let Some(found) = page.get_mut("items").and_then(Value::as_array_mut) {
+                items.append(found);
+            }
+            match page.pointer("/metadata/continue").and_then(Value::as_str) {
+                Some(token) if !token.is_empty() => token.clone_into(&mut next),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    /// Changes an object that is there.
+    pub(super) async fn patch(
+        &self,
+        path: &str,
+        kind: PatchKind,
+        patch: &Value,
+        effect: Effect,
+    ) -> Result<(), Problem> {
+        let query = format!("{path}?fieldManager={}{}", names::FIELD_MANAGER_MIGRATE, dry_run(effect));
+        let content = match kind {
+            PatchKind::Json => "application/json-patch+json",
+            PatchKind::Merge => "application/merge-patch+json",
+        };
+        let tried = format!("patch {}", short(path));
+        self.send(Method::PATCH, &query, &tried, accept(View::Metadata, ""), Some((content, patch))).await.map(drop)
+    }
+
+    /// Deletes exactly this object, in this version when one is given. One that is gone is fine.
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        uid: &str,
+        resource_version: Option<&str>,
+        effect: Effect,
+    ) -> Result<(), Problem> {
+        let preconditions = match resource_version {
+            Some(version) => json!({"uid": uid, "resourceVersion": version}),
+            None => json!({"uid": uid}),
+        };
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        let tried = format!("delete {}", short(path));
+        let query = format!("{path}?{}", dry_run(effect).trim_start_matches('&'));
+        let body = Some(("application/json", &options));
+        match self.send(Method::DELETE, &query, &tried, accept(View::Metadata, ""), body).await {
+            Err(problem) if problem.reason == Reason::NotFound => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        tried: &str,
+        accept: String,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, Problem> {
+        let unbuilt = |error: &dyn std::error::Error| Problem {
+            tried: tried.to_owned(),
+            reason: Reason::Invalid,
+            message: error.to_string(),
+            retry_after: None,
+        };
+        let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
+        let mut bytes = Vec::new();
+        if let Some((content, body)) = body {
+            request = request.header(CONTENT_TYPE, content);
+            bytes = serde_json::to_vec(body).map_err(|error| unbuilt(&error))?;
+        }
+        let request = request.body(bytes).map_err(|error| unbuilt(&error))?;
+        match tokio::time::timeout(DEADLINE, self.client.request(request)).await {
+            Ok(answer) => answer.map_err(|error| Problem::new(tried, &error)),
+            Err(_) => Err(Problem::timeout(tried, DEADLINE)),
+        }
+    }
+}
+
+fn accept(view: View, suffix: &str) -> String {
+    match view {
+        View::Whole => "application/json".to_owned(),
+        View::Metadata => format!("application/json;as=PartialObjectMetadata{suffix};g=meta.k8s.io;v=v1"),
+    }
+}
+
+fn dry_run(effect: Effect) -> &'static str {
+    if effect == Effect::DryRun { "&dryRun=All" } else { "" }
+}
+
+/// A path without what people do not read.
+fn short(path: &str) -> &str {
+    path.trim_start_matches("/apis/").trim_start_matches("/api/v1/")
+}

@@ -1,0 +1,124 @@
+//! What is there before anything is changed.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{
+    api::{Caller, View},
+    manager::Manager,
+    plan::{Found, Namespace},
+    steps::Steps,
+};
+use crate::{
+    cluster::Problem,
+    config::{Config, NamespaceName},
+    names::APP,
+    run::read_config,
+};
+
+/// Reads everything that the plan follows from.
+pub(super) async fn gather(
+    caller: &Caller,
+    steps: &Steps,
+    policy: Option<Value>,
+    namespace: &NamespaceName,
+    config: Option<&Path>,
+) -> Result<Found, Problem> {
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{APP}");
+    let deployment = caller.get(&path, View::Whole).await?;
+    let config = match (config, &deployment) {
+        (Some(file), _) => read_config(file).map(|(config, _)| config).map_err(|error| format!("{error:#}")),
+        (None, Some(deployment)) => running_config(caller, namespace, deployment).await?,
+        // That it is not there is said anyway.
+        (None, None) => Ok(Config::default()),
+    };
+    let mut manager = policy.as_ref().and_then(Manager::of);
+    if let Some(manager) = &mut manager
+        && let Some(path) = &manager.path
+    {
+        let suspended = caller.get(path, View::Whole).await?;
+        let suspended = suspended.and_then(|object| object.pointer("/spec/suspend")?.as_bool());
+        manager.suspended = suspended.unwrap_or_default();
+    }
+    let namespaces = caller.list("/api/v1/namespaces", View::Metadata, "").await?;
+    Ok(Found {
+        policy,
+        namespaces: namespaces.iter().filter_map(read_namespace).collect(),
+        left: steps.left().await?.into_iter().collect(),
+        deployment,
+        config,
+        manager,
+    })
+}
+
+/// The configuration that the Deployment mounts; the default one when it mounts none.
+async fn running_config(
+    caller: &Caller,
+    namespace: &NamespaceName,
+    deployment: &Value,
+) -> Result<Result<Config, String>, Problem> {
+    const OUT: &str = "name the file that it runs with: --config FILE";
+    let pod = deployment.pointer("/spec/template/spec").unwrap_or(&Value::Null);
+    let Some(file) = config_file(pod) else { return Ok(Ok(Config::default())) };
+    let Some((map, key)) = config_map(pod, &file) else {
+        return Ok(Err(format!("the configuration {file} of Deployment {APP} comes from no ConfigMap; {OUT}")));
+    };
+    let there = caller.get(&format!("/api/v1/namespaces/{namespace}/configmaps/{map}"), View::Whole).await?;
+    let yaml = there.as_ref().and_then(|there| there.get("data")?.get(&key)?.as_str());
+    let Some(yaml) = yaml else {
+        return Ok(Err(format!("ConfigMap {map}, which Deployment {APP} mounts, has no {key}; {OUT}")));
+    };
+    Ok(Config::from_yaml(yaml).map_err(|error| format!("ConfigMap {map}, key {key}: {error}; {OUT}")))
+}
+
+/// Name of the configuration file in the pod, without its folder.
+fn config_file(pod: &Value) -> Option<String> {
+    let containers = pod.get("containers")?.as_array()?;
+    let container = containers.iter().find(|container| container["name"] == APP).or_else(|| containers.first())?;
+    let arguments: Vec<_> = ["command", "args"]
+        .into_iter()
+        .filter_map(|field| container.get(field)?.as_array())
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let by_flag = arguments.iter().enumerate().find_map(|(index, argument)| match *argument {
+        "--config" => arguments.get(index + 1).copied(),
+        argument => argument.strip_prefix("--config="),
+    });
+    let variables = container.get("env").and_then(Value::as_array).into_iter().flatten();
+    let by_variable = variables
+        .filter(|variable| variable["name"] == "GITLAB_RUNNER_WEBHOOK_CONFIG")
+        .find_map(|variable| variable["value"].as_str());
+    let path = by_flag.or(by_variable)?;
+    Some(path.rsplit('/').next().unwrap_or(path).to_owned())
+}
+
+/// The ConfigMap and the key that a volume of the pod shows as this file.
+fn config_map(pod: &Value, file: &str) -> Option<(String, String)> {
+    let volumes = pod.get("volumes")?.as_array()?;
+    let sources = volumes.iter().flat_map(|volume| {
+        let projected = volume.pointer("/projected/sources").and_then(Value::as_array).into_iter().flatten();
+        projected.filter_map(|source| source.get("configMap")).chain(volume.get("configMap"))
+    });
+    sources.into_iter().find_map(|source| {
+        let name = source["name"].as_str()?.to_owned();
+        match source.get("items").and_then(Value::as_array) {
+            None => Some((name, file.to_owned())),
+            Some(items) => {
+                let item = items.iter().find(|item| item["path"] == file)?;
+                Some((name, item["key"].as_str()?.to_owned()))
+            }
+        }
+    })
+}
+
+fn read_namespace(object: &Value) -> Option<Namespace> {
+    let metadata = object.get("metadata")?;
+    let labels = metadata.get("labels").cloned().unwrap_or_default();
+    Some(Namespace {
+        name: metadata.get("name")?.as_str()?.to_owned(),
+        labels: serde_json::from_value(labels).unwrap_or_default(),
+        terminating: metadata.get("deletionTimestamp").is_some(),
+    })
+}

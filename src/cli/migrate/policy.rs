@@ -1,0 +1,352 @@
+//! What a Kyverno policy does, as far as this program can do the same. PURE.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use kube::core::{Selector, SelectorExt as _};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    config::{NameError, NamespaceName, SecretName},
+    names::LABEL_NAMESPACE_NAME,
+};
+
+/// The target namespace of a rule that makes a clone in each namespace that it matches.
+const OF_TRIGGER: &str = "{{request.object.metadata.name}}";
+
+/// Which policy: `NAME` is a `ClusterPolicy`, `NAMESPACE/NAME` a `Policy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyName {
+    /// Namespace of a `Policy`; none of a `ClusterPolicy`.
+    pub namespace: Option<NamespaceName>,
+    /// Its name.
+    pub name: SecretName,
+}
+
+impl FromStr for PolicyName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (namespace, name) = text.split_once('/').map_or((None, text), |(before, after)| (Some(before), after));
+        Ok(Self { namespace: namespace.map(str::parse).transpose()?, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for PolicyName {
+    /// Its kind, too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "Policy {namespace}/{}", self.name),
+            None => write!(f, "ClusterPolicy {}", self.name),
+        }
+    }
+}
+
+impl PolicyName {
+    /// Where the API server has it.
+    pub(super) fn path(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("/apis/kyverno.io/v1/namespaces/{namespace}/policies/{}", self.name),
+            None => format!("/apis/kyverno.io/v1/clusterpolicies/{}", self.name),
+        }
+    }
+
+    /// How `UpdateRequests` name it.
+    pub(super) fn key(&self) -> String {
+        self.namespace.iter().map(|namespace| format!("{namespace}/")).chain([self.name.to_string()]).collect()
+    }
+}
+
+/// Namespaces by label, as they were written.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Labels {
+    /// As it was written, with checked fields.
+    pub(super) json: Value,
+    /// The same, to be asked.
+    pub(super) selector: Selector,
+}
+
+/// Namespaces that a policy makes clones in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Covered {
+    pub(super) names: BTreeSet<String>,
+    pub(super) selectors: Vec<Labels>,
+}
+
+impl Covered {
+    /// Whether a namespace is one of them.
+    pub(super) fn has(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.names.contains(name) || self.selectors.iter().any(|labelled| labelled.selector.matches(labels))
+    }
+}
+
+/// One Secret that the policy clones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cloned {
+    pub(super) secret: String,
+    pub(super) from: String,
+}
+
+/// One rule, as far as it is changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    pub(super) synchronize: bool,
+}
+
+/// A policy that was understood.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Policy {
+    pub(super) rules: Vec<Rule>,
+    pub(super) clones: BTreeSet<Cloned>,
+    pub(super) covered: Covered,
+}
+
+impl Policy {
+    /// Reads a policy.
+    ///
+    /// # Errors
+    /// Each thing in it that this program does not do: what, and where.
+    pub(super) fn read(policy: &Value) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut by_clone: BTreeMap<Cloned, Covered> = BTreeMap::new();
+        let mut rules = Vec::new();
+        for (index, rule) in policy.pointer("/spec/rules").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let name = text(rule, "/name").map_or_else(|| format!("rules[{index}]"), str::to_owned);
+            match read_rule(rule) {
+                Ok((cloned, names, selectors)) => {
+                    let covered = by_clone.entry(cloned).or_default();
+                    covered.names.extend(names);
+                    covered.selectors.extend(selectors);
+                }
+                Err(problem) => problems.push(format!("rule {name}: {problem}")),
+            }
+            let synchronize = rule.pointer("/generate/synchronize").and_then(Value::as_bool).unwrap_or_default();
+            rules.push(Rule { name, synchronize });
+        }
+        let mut all = by_clone.values();
+        let covered = all.next().cloned().unwrap_or_default();
+        if rules.is_empty() {
+            problems.push("it has no rules".to_owned());
+        } else if all.any(|other| *other != covered) {
+            problems.push(
+                "its rules clone different Secrets into different namespaces; the configuration clones each of its \
+                 Secrets into every runner namespace"
+                    .to_owned(),
+            );
+        }
+        if problems.is_empty() {
+            Ok(Self { rules, clones: by_clone.into_keys().collect(), covered })
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// The configuration that does the same.
+    pub(super) fn configuration(&self, name: &PolicyName) -> String {
+        let mut yaml = format!("# What {name} does, by `gitlab-runner-webhook migrate`.\nrunnerNamespaces:\n");
+        yaml += &format!("  names: {}\n", json!(self.covered.names));
+        if !self.covered.selectors.is_empty() {
+            yaml += "  selectors:\n";
+            for labelled in &self.covered.selectors {
+                yaml += &format!("    - {}\n", labelled.json);
+            }
+        }
+        yaml += "clones:\n";
+        for cloned in &self.clones {
+            yaml += &format!("  - secret: {}\n    from: {}\n", json!(cloned.secret), json!(cloned.from));
+            yaml += "    # Kyverno deletes the clones when the source is deleted; `delete` does that, too.\n";
+            yaml += "    onSourceDeleted: keep\n";
+        }
+        yaml
+    }
+}
+
+type Understood = (Cloned, BTreeSet<String>, Vec<Labels>);
+
+fn read_rule(rule: &Value) -> Result<Understood, String> {
+    only(rule, "", &["name", "match", "generate", "exclude", "preconditions", "context", "skipBackgroundRequests"])?;
+    for field in ["exclude", "preconditions", "context"] {
+        if rule.get(field).is_some_and(|value| !is_empty(value)) {
+            return Err(format!("{field}: namespaces are found by name or label only; remove it, or change the rule"));
+        }
+    }
+    let generate = rule.get("generate").ok_or("it does not generate anything")?;
+    let known = [
+        "apiVersion",
+        "kind",
+        "name",
+        "namespace",
+        "synchronize",
+        "clone",
+        "generateExisting",
+        "orphanDownstreamOnPolicyDelete",
+        "uid",
+    ];
+    only(generate, "generate", &known)?;
+    if text(generate, "/apiVersion") != Some("v1") || text(generate, "/kind") != Some("Secret") {
+        return Err("generate: it makes something else than a Secret".to_owned());
+    }
+    let need = |pointer: &str| text(generate, pointer).ok_or_else(|| format!("generate{pointer} is missing"));
+    let (secret, from) = (need("/clone/name")?, need("/clone/namespace")?);
+    only(generate.get("clone").unwrap_or(&Value::Null), "generate.clone", &["name", "namespace"])?;
+    if need("/name")? != secret {
+        return Err(
+            "generate.name: the clone has another name than its source, which this program never does".to_owned()
+        );
+    }
+    let cloned = Cloned { secret: secret.to_owned(), from: from.to_owned() };
+    let (names, selectors) = read_match(rule.get("match").unwrap_or(&Value::Null))?;
+    let target = need("/namespace")?;
+    if target.replace(' ', "") == OF_TRIGGER {
+        return Ok((cloned, names, selectors));
+    }
+    if target.contains("{{") {
+        return Err(format!("generate.namespace: {target:?} is neither a name nor {OF_TRIGGER:?}"));
+    }
+    // Made when any namespace matches; in Big Bang's rule that is this one itself.
+    Ok((cloned, BTreeSet::from([target.to_owned()]), Vec::new()))
+}
+
+fn read_match(matches: &Value) -> Result<(BTreeSet<String>, Vec<Labels>), String> {
+    only(matches, "match", &["resources", "any", "all"])?;
+    let list = |field: &str| matches.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut blocks = Vec::new();
+    for (field, filters) in [("any", list("any")), ("all", list("all"))] {
+        if field == "all" && filters.len() > 1 {
+            return Err("match.all: more than one entry; write it as one".to_owned());
+        }
+        for filter in filters {
+            only(filter, &format!("match.{field}"), &["resources"])?;
+            blocks.extend(filter.get("resources"));
+        }
+    }
+    blocks.extend(matches.get("resources").filter(|value| !is_empty(value)));
+    if blocks.is_empty() {
+        return Err("match: it names no resources".to_owned());
+    }
+    let (mut names, mut selectors) = (BTreeSet::new(), Vec::new());
+    for block in blocks {
+        match read_resources(block)? {
+            Found::Names(found) => names.extend(found),
+            Found::Labels(labelled) => selectors.push(labelled),
+        }
+    }
+    Ok((names, selectors))
+}
+
+enum Found {
+    Names(BTreeSet<String>),
+    Labels(Labels),
+}
+
+fn read_resources(block: &Value) -> Result<Found, String> {
+    // `operations` say when Kyverno looks; this program looks always.
+    only(block, "match.resources", &["kinds", "name", "names", "selector", "operations"])?;
+    let kinds = strings(block.get("kinds"));
+    if kinds.is_empty() || kinds.iter().any(|kind| *kind != "Namespace" && *kind != "v1/Namespace") {
+        return Err("match.resources.kinds: something else than Namespace starts it".to_owned());
+    }
+    let names: BTreeSet<_> =
+        strings(block.get("names")).into_iter().chain(block.get("name").and_then(Value::as_str)).collect();
+    if let Some(pattern) = names.iter().find(|name| name.contains(['*', '?'])) {
+        return Err(format!("match.resources.names: {pattern:?} is a pattern; give these namespaces a label instead"));
+    }
+    let selector = block.get("selector").filter(|selector| !is_empty(selector));
+    let owned = |names: &BTreeSet<&str>| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    match selector {
+        None if names.is_empty() => {
+            Err("match.resources: it matches every namespace; name them, or label them".to_owned())
+        }
+        None => Ok(Found::Names(owned(&names))),
+        Some(selector) => read_selector(selector, &owned(&names)),
+    }
+}
+
+fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Found, String> {
+    const FIELD: &str = "match.resources.selector";
+    only(selector, FIELD, &["matchLabels", "matchExpressions"])?;
+    let labels = selector.get("matchLabels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let pattern = |text: &str| text.contains(['*', '?']);
+    if let Some((key, _)) = labels.iter().find(|(key, value)| pattern(key) || value.as_str().is_none_or(pattern)) {
+        return Err(format!("{FIELD}.matchLabels: {key:?} is, or has, a pattern; labels are compared as they are"));
+    }
+    let mut expressions = selector.get("matchExpressions").and_then(Value::as_array).cloned().unwrap_or_default();
+    // Only by the label that is the name: that is a list of names.
+    if names.is_empty() {
+        let by_label = labels.get(LABEL_NAMESPACE_NAME).and_then(Value::as_str);
+        if let (Some(name), 1, true) = (by_label, labels.len(), expressions.is_empty()) {
+            return Ok(Found::Names(BTreeSet::from([name.to_owned()])));
+        }
+        if let (true, [one]) = (labels.is_empty(), expressions.as_slice())
+            && text(one, "/key") == Some(LABEL_NAMESPACE_NAME)
+            && text(one, "/operator") == Some("In")
+        {
+            return Ok(Found::Names(strings(one.get("values")).into_iter().map(str::to_owned).collect()));
+        }
+    } else {
+        expressions.push(json!({"key": LABEL_NAMESPACE_NAME, "operator": "In", "values": names}));
+    }
+    let mut json = Map::new();
+    if !labels.is_empty() {
+        json.insert("matchLabels".to_owned(), labels.clone().into());
+    }
+    if !expressions.is_empty() {
+        json.insert("matchExpressions".to_owned(), expressions.clone().into());
+    }
+    let requirements: Result<Vec<_>, String> = expressions
+        .iter()
+        .map(|one| {
+            only(one, &format!("{FIELD}.matchExpressions"), &["key", "operator", "values"])?;
+            let values: Vec<_> = strings(one.get("values")).into_iter().map(str::to_owned).collect();
+            Ok(LabelSelectorRequirement {
+                key: text(one, "/key").unwrap_or_default().to_owned(),
+                operator: text(one, "/operator").unwrap_or_default().to_owned(),
+                values: Some(values).filter(|values| !values.is_empty()),
+            })
+        })
+        .collect();
+    let match_labels = labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+    let selector = LabelSelector { match_labels: Some(match_labels.collect()), match_expressions: Some(requirements?) };
+    let selector = selector.try_into().map_err(|error| format!("{FIELD}: {error}"))?;
+    Ok(Found::Labels(Labels { json: json.into(), selector }))
+}
+
+/// Fields that are not known would mean something that is not known.
+fn only(value: &Value, what: &str, known: &[&str]) -> Result<(), String> {
+    let unknown =
+        value.as_object().into_iter().flatten().find(|(key, value)| !known.contains(&key.as_str()) && !is_empty(value));
+    match unknown {
+        None => Ok(()),
+        Some((key, _)) if what.is_empty() => Err(format!("{key}: it does something else as well")),
+        Some((key, _)) => Err(format!("{what}.{key}: this program does nothing of the kind")),
+    }
+}
+
+/// What Kubernetes writes for a field that is not set.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::String(value) => value.is_empty(),
+        Value::Array(value) => value.is_empty(),
+        Value::Object(value) => value.values().all(is_empty),
+        Value::Number(_) => false,
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str)
+}
+
+fn strings(value: Option<&Value>) -> Vec<&str> {
+    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,53 @@
+//! The plan, for people. PURE.
+
+use super::{
+    plan::{Plan, Step},
+    policy::PolicyName,
+};
+
+/// What is to be done, or why not.
+pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
+    let mut text = String::new();
+    if let Some(yaml) = &plan.configuration {
+        text += &format!("Configuration that does what {name} does:\n\n{}\n", indented(yaml));
+    }
+    for note in &plan.notes {
+        text += &format!("Note: {note}.\n");
+    }
+    for refusal in &plan.refusals {
+        text += &format!("Refused: {refusal}.\n");
+    }
+    if !plan.refusals.is_empty() {
+        return text;
+    }
+    if plan.steps.is_empty() {
+        return format!("There is no {name}, and no Secret that it left: there is nothing to do.\n");
+    }
+    text += "Plan:\n";
+    for (index, step) in plan.steps.iter().enumerate() {
+        text += &format!("  {}. {step}: {}\n", index + 1, meaning(*step, name, plan));
+    }
+    text
+}
+
+fn meaning(step: Step, name: &PolicyName, plan: &Plan) -> String {
+    match step {
+        Step::Orphan if plan.synchronized => format!(
+            "set `synchronize: false` in {name}, so that it neither changes its clones back nor takes them with it"
+        ),
+        Step::Orphan => format!("{name} has `synchronize: false` already"),
+        Step::DropRequests => format!("delete the UpdateRequests that Kyverno still has for {name}"),
+        Step::TakeOver(index) => plan.targets.get(index).map_or_else(String::new, |target| {
+            format!(
+                "take Kyverno's labels off Secret {} in namespace {}, and wait until the program has marked it",
+                target.spec.secret, target.namespace
+            )
+        }),
+        Step::Remove => format!("delete {name}, in the version that is orphaned, and wait until it is gone"),
+        Step::Verify => "look at every clone again: the program's, and equal to its source".to_owned(),
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}

@@ -1,0 +1,357 @@
+//! The steps, one at a time. Each looks at what is stored before it writes, so that it can be repeated and interrupted.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+
+use super::{
+    api::{Caller, Effect, PatchKind, View},
+    plan::{Step, Target},
+    policy::PolicyName,
+    release::{also_removed, release},
+};
+use crate::{
+    cluster::{Problem, Reason, Requests},
+    names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE},
+    sync::SecretState,
+};
+
+/// Pause between two looks at what somebody else is about to do.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a step did not come to its end. What is done stays done, and is right by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A request failed.
+    #[error("{0}; mend that and run the command again: it goes on where it stopped")]
+    Api(Problem),
+    /// It is not the policy that the plan is for.
+    #[error("{0} was made anew since the plan: something brings it back; find out what, and run the command again")]
+    Replaced(String),
+    /// It acts on its clones again.
+    #[error(
+        "{0} was set back to `synchronize: true` by something else, and was not deleted: from Kyverno 1.19 on that would \
+         delete the clones. Stop whatever keeps it, and run the command again"
+    )]
+    SetBack(String),
+    /// Somebody else did not do its part in time.
+    #[error("waited {seconds} s in vain: {what}; run the command again when that is mended")]
+    InVain {
+        /// What was waited for, and what is there instead.
+        what: String,
+        /// For how long.
+        seconds: u64,
+    },
+}
+
+impl From<Problem> for StepError {
+    fn from(problem: Problem) -> Self {
+        Self::Api(problem)
+    }
+}
+
+/// What carries the steps out.
+#[derive(Clone)]
+pub(super) struct Steps {
+    pub(super) caller: Caller,
+    pub(super) requests: Requests,
+    pub(super) name: PolicyName,
+    /// The policy of the plan; without one there was none.
+    pub(super) uid: Option<String>,
+    pub(super) targets: Vec<Target>,
+    pub(super) patience: Duration,
+}
+
+/// Where a clone stands.
+enum Standing {
+    /// The program's own, and equal to its source.
+    Ours,
+    /// Something else, in words.
+    NotYet(&'static str),
+}
+
+impl Steps {
+    /// Carries out one step; says what was done.
+    pub(super) async fn carry_out(&self, step: Step) -> Result<String, StepError> {
+        match step {
+            Step::Orphan => self.orphan().await,
+            Step::DropRequests => self.drop_requests().await,
+            Step::TakeOver(index) => match self.targets.get(index) {
+                Some(target) => self.take_over(target).await,
+                None => Ok("no such clone".to_owned()),
+            },
+            Step::Remove => self.remove().await,
+            Step::Verify => self.verify().await,
+        }
+    }
+
+    /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
+    /// Returns what is in the way, and what a person should know.
+    pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
+        let (mut refusals, mut notes) = (Vec::new(), Vec::new());
+        let mut tried = |result: Result<(), Problem>| match result {
+            Ok(()) => Ok(()),
+            // It changed since it was read; that is no refusal.
+            Err(problem) if problem.reason == Reason::Conflict => Ok(()),
+            Err(problem) if matches!(problem.reason, Reason::Forbidden | Reason::Denied | Reason::Invalid) => {
+                refusals.push(format!(
+                    "{problem} (asked as a dry run); get that right, or have whoever denies it step aside for as long as \
+                     this takes (Kyverno's flag protectManagedResources is one)"
+                ));
+                Ok(())
+            }
+            Err(problem) => Err(problem),
+        };
+        let path = self.name.path();
+        if let Some(policy) = self.caller.get(&path, View::Whole).await? {
+            if let Some(patch) = orphaned(&policy) {
+                tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
+            }
+            tried(self.caller.delete(&path, text(&policy, "/metadata/uid"), None, Effect::DryRun).await)?;
+        }
+        for request in self.update_requests().await? {
+            let path = request_path(&request);
+            tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
+        }
+        let mut odd = Vec::new();
+        for target in &self.targets {
+            let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
+            let Some(there) = self.caller.get(&secret_path(target), View::Metadata).await? else {
+                odd.push(format!("{what} is not there, although the program runs; its log says why"));
+                continue;
+            };
+            let metadata = there.get("metadata").unwrap_or(&Value::Null);
+            if let Some(patch) = release(metadata) {
+                if !self.is_of_policy(metadata) {
+                    let other = label(metadata, LABEL_KYVERNO_POLICY);
+                    odd.push(format!("{what} is a clone of policy {other:?}; move that one first: --policy {other}"));
+                }
+                tried(self.caller.patch(&secret_path(target), PatchKind::Merge, &patch, Effect::DryRun).await)?;
+                let also: Vec<_> = also_removed(metadata).into_iter().collect();
+                if !also.is_empty() {
+                    notes.push(format!("{what} loses what Kyverno copied from the source: {}", also.join(", ")));
+                }
+            }
+            if metadata.get("finalizers").is_some_and(|all| all.as_array().is_some_and(|all| !all.is_empty())) {
+                notes.push(format!("{what} has finalizers, which Kyverno may have copied; they stay"));
+            }
+            match self.content(target).await? {
+                (None, _) => odd.push(format!(
+                    "the source {} is missing, so nobody can say whether the clones are right; bring it back",
+                    target.spec.source()
+                )),
+                (Some(source), Some(clone)) if !clone.has_content_of(&source) => {
+                    odd.push(format!("{what} differs from its source, although the program runs; its log says why"));
+                }
+                _ => {}
+            }
+        }
+        refusals.extend(odd);
+        Ok((refusals, notes))
+    }
+
+    /// What this policy made, by its own labels: namespace and name.
+    pub(super) async fn left(&self) -> Result<Vec<(String, String)>, Problem> {
+        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name.name);
+        let secrets = self.caller.list("/api/v1/secrets", View::Metadata, &selector).await?;
+        let metadata = secrets.iter().filter_map(|secret| secret.get("metadata"));
+        let of_policy = metadata.filter(|metadata| self.is_of_policy(metadata));
+        Ok(of_policy
+            .map(|metadata| (text(metadata, "/namespace").to_owned(), text(metadata, "/name").to_owned()))
+            .collect())
+    }
+
+    fn is_of_policy(&self, metadata: &Value) -> bool {
+        let namespace = self.name.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
+        label(metadata, LABEL_KYVERNO_POLICY) == self.name.name.as_str()
+            && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE) == namespace
+    }
+
+    async fn policy(&self) -> Result<Option<Value>, StepError> {
+        let policy = self.caller.get(&self.name.path(), View::Whole).await?;
+        match (&policy, &self.uid) {
+            (Some(policy), uid) if uid.as_deref() != Some(text(policy, "/metadata/uid")) => {
+                Err(StepError::Replaced(self.name.to_string()))
+            }
+            _ => Ok(policy),
+        }
+    }
+
+    async fn orphan(&self) -> Result<String, StepError> {
+        let Some(policy) = self.policy().await? else { return Ok(format!("{} is gone", self.name)) };
+        let Some(patch) = orphaned(&policy) else { return Ok(format!("{} was orphaned already", self.name)) };
+        self.caller.patch(&self.name.path(), PatchKind::Json, &patch, Effect::Real).await?;
+        Ok(format!("{} keeps its clones, and does nothing with them any more", self.name))
+    }
+
+    async fn drop_requests(&self) -> Result<String, StepError> {
+        let requests = self.update_requests().await?;
+        for request in &requests {
+            self.caller.delete(&request_path(request), text(request, "/metadata/uid"), None, Effect::Real).await?;
+        }
+        Ok(format!("{} UpdateRequests dropped", requests.len()))
+    }
+
+    /// What Kyverno still has in hand for this policy. Since 1.19 that may be the deletion of clones by name.
+    async fn update_requests(&self) -> Result<Vec<Value>, Problem> {
+        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name.name);
+        let list = async |version: &str| {
+            let path = format!("/apis/kyverno.io/{version}/updaterequests");
+            self.caller.list(&path, View::Whole, &selector).await
+        };
+        let mut found = list("v2").await?;
+        if found.is_empty() {
+            // Up to Kyverno 1.12.
+            found = list("v1beta1").await?;
+        }
+        found.retain(|request| text(request, "/spec/policy") == self.name.key());
+        Ok(found)
+    }
+
+    async fn take_over(&self, target: &Target) -> Result<String, StepError> {
+        let path = secret_path(target);
+        let give_up = Instant::now() + self.patience;
+        loop {
+            let there = self.caller.get(&path, View::Metadata).await?;
+            let patch = there.as_ref().and_then(|there| there.get("metadata")).and_then(release);
+            let standing = match patch {
+                Some(patch) => match self.caller.patch(&path, PatchKind::Merge, &patch, Effect::Real).await {
+                    Err(problem) if !matches!(problem.reason, Reason::Conflict | Reason::NotFound) => {
+                        return Err(problem.into());
+                    }
+                    // Looked at again at once: whatever happened in between is seen then.
+                    _ => Standing::NotYet("Kyverno puts its labels back"),
+                },
+                None => self.standing(target).await?,
+            };
+            let Standing::NotYet(what) = standing else {
+                return Ok(format!("Secret {} in namespace {} is the program's", target.spec.secret, target.namespace));
+            };
+            if Instant::now() >= give_up {
+                return Err(StepError::InVain {
+                    what: format!(
+                        "Secret {} in namespace {} becomes the program's, but {what}",
+                        target.spec.secret, target.namespace
+                    ),
+                    seconds: self.patience.as_secs(),
+                });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// All of the plan, and what the policy made since; says how many they are.
+    async fn take_over_all(&self) -> Result<usize, StepError> {
+        let mut targets = self.targets.clone();
+        for (namespace, secret) in self.left().await? {
+            let Ok(namespace) = namespace.parse() else { continue };
+            let spec = self.targets.iter().map(|target| &target.spec).find(|spec| spec.secret.as_str() == secret);
+            if let Some(spec) = spec
+                && !targets.iter().any(|target| target.namespace == namespace && target.spec == *spec)
+            {
+                targets.push(Target { namespace, spec: spec.clone() });
+            }
+        }
+        for target in &targets {
+            self.take_over(target).await?;
+        }
+        Ok(targets.len())
+    }
+
+    async fn standing(&self, target: &Target) -> Result<Standing, Problem> {
+        let (Some(source), Some(clone)) = self.content(target).await? else {
+            return Ok(Standing::NotYet("it, or its source, is missing"));
+        };
+        Ok(if clone.is_kyvernos() {
+            Standing::NotYet("Kyverno puts its labels back")
+        } else if !clone.has_content_of(&source) {
+            Standing::NotYet("it differs from its source; the program's log says why")
+        } else if !clone.has_marks_of(&target.spec) {
+            Standing::NotYet("the program does not mark it; its log says why")
+        } else {
+            Standing::Ours
+        })
+    }
+
+    /// Source and clone as stored now. Their data is compared, and goes no further.
+    async fn content(&self, target: &Target) -> Result<(Option<SecretState>, Option<SecretState>), Problem> {
+        let name = target.spec.secret.as_str();
+        let source: Option<Secret> = self.requests.get(&target.spec.from, name).await?;
+        let clone: Option<Secret> = self.requests.get(&target.namespace, name).await?;
+        Ok((source.map(SecretState::from), clone.map(SecretState::from)))
+    }
+
+    async fn remove(&self) -> Result<String, StepError> {
+        let give_up = Instant::now() + self.patience;
+        // The second of two safeguards: what Kyverno does not know by label, it does not delete by label.
+        self.take_over_all().await?;
+        while let Some(policy) = self.policy().await? {
+            if text(&policy, "/metadata/deletionTimestamp").is_empty() {
+                if orphaned(&policy).is_some() {
+                    return Err(StepError::SetBack(self.name.to_string()));
+                }
+                let (uid, version) = (text(&policy, "/metadata/uid"), text(&policy, "/metadata/resourceVersion"));
+                // The first: only the version that was seen to be orphaned is deleted.
+                match self.caller.delete(&self.name.path(), uid, Some(version), Effect::Real).await {
+                    Err(problem) if problem.reason != Reason::Conflict => return Err(problem.into()),
+                    _ => {}
+                }
+            }
+            if Instant::now() >= give_up {
+                return Err(StepError::InVain {
+                    what: format!("{} goes; does it have a finalizer that nobody takes off?", self.name),
+                    seconds: self.patience.as_secs(),
+                });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(format!("{} is gone", self.name))
+    }
+
+    async fn verify(&self) -> Result<String, StepError> {
+        let clones = self.take_over_all().await?;
+        match self.caller.get(&self.name.path(), View::Metadata).await? {
+            Some(_) => Err(StepError::Replaced(self.name.to_string())),
+            None => Ok(format!("{clones} clones are the program's and equal their source")),
+        }
+    }
+}
+
+/// The patch after which the policy leaves its clones alone, or nothing when it does already.
+///
+/// `synchronize: false` does both that is needed: from Kyverno 1.11 to 1.19 no clone is changed back, and none is
+/// deleted with the policy. It can be changed in each of these versions, while `orphanDownstreamOnPolicyDelete` cannot
+/// be changed in 1.12, and says nothing about clones before 1.19
+/// (kyverno/kyverno: `pkg/policy/generate.go`, `pkg/validation/policy/generate.go`).
+fn orphaned(policy: &Value) -> Option<Value> {
+    let rules = policy.pointer("/spec/rules").and_then(Value::as_array)?;
+    let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": policy.pointer("/metadata/uid")})];
+    for (index, rule) in rules.iter().enumerate() {
+        if rule.pointer("/generate/synchronize").and_then(Value::as_bool).unwrap_or_default() {
+            let at = format!("/spec/rules/{index}");
+            patch.push(json!({"op": "test", "path": format!("{at}/name"), "value": rule.get("name")}));
+            patch.push(json!({"op": "replace", "path": format!("{at}/generate/synchronize"), "value": false}));
+        }
+    }
+    (patch.len() > 1).then(|| patch.into())
+}
+
+fn secret_path(target: &Target) -> String {
+    format!("/api/v1/namespaces/{}/secrets/{}", target.namespace, target.spec.secret)
+}
+
+fn request_path(request: &Value) -> String {
+    let version = text(request, "/apiVersion");
+    let version = if version.is_empty() { "kyverno.io/v2" } else { version };
+    let (namespace, name) = (text(request, "/metadata/namespace"), text(request, "/metadata/name"));
+    format!("/apis/{version}/namespaces/{namespace}/updaterequests/{name}")
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn label<'a>(metadata: &'a Value, key: &str) -> &'a str {
+    metadata.get("labels").and_then(|labels| labels.get(key)).and_then(Value::as_str).unwrap_or_default()
+}
