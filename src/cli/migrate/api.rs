@@ -19,6 +19,8 @@ use crate::{
 
 /// Longest wait for one answer.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How often a request is made to an API server that asks for patience.
+const ATTEMPTS: u32 = 6;
 /// Objects in one page of a list.
 const PAGE_SIZE: u32 = 500;
 
@@ -124,7 +126,8 @@ impl Caller {
         patch: &Value,
         effect: Effect,
     ) -> Result<(), Problem> {
-        let query = format!("{path}?fieldManager={}{}", names::FIELD_MANAGER_MIGRATE, dry_run(effect));
+        let dry_run = if effect == Effect::DryRun { "&dryRun=All" } else { "" };
+        let query = format!("{path}?fieldManager={}{dry_run}", names::FIELD_MANAGER_MIGRATE);
         let content = match kind {
             PatchKind::Json => "application/json-patch+json",
             PatchKind::Merge => "application/merge-patch+json",
@@ -145,11 +148,14 @@ impl Caller {
             Some(version) => json!({"uid": uid, "resourceVersion": version}),
             None => json!({"uid": uid}),
         };
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        if effect == Effect::DryRun {
+            // Beside a body, the API server reads no options from the query: there it would really delete.
+            options["dryRun"] = json!(["All"]);
+        }
         let tried = format!("delete {}", short(path));
-        let query = format!("{path}?{}", dry_run(effect).trim_start_matches('&'));
         let body = Some(("application/json", &options));
-        match self.send(Method::DELETE, &query, &tried, accept(View::Metadata, ""), body).await {
+        match self.send(Method::DELETE, path, &tried, accept(View::Metadata, ""), body).await {
             Err(problem) if problem.reason == Reason::NotFound => Ok(()),
             result => result.map(drop),
         }
@@ -176,9 +182,20 @@ impl Caller {
             bytes = serde_json::to_vec(body).map_err(|error| unbuilt(&error))?;
         }
         let request = request.body(bytes).map_err(|error| unbuilt(&error))?;
-        match tokio::time::timeout(DEADLINE, self.client.request(request)).await {
-            Ok(answer) => answer.map_err(|error| Problem::new(tried, &error)),
-            Err(_) => Err(Problem::timeout(tried, DEADLINE)),
+        let mut attempts = 1;
+        loop {
+            let answer = match tokio::time::timeout(DEADLINE, self.client.request(request.clone())).await {
+                Ok(answer) => answer.map_err(|error| Problem::new(tried, &error)),
+                Err(_) => Err(Problem::timeout(tried, DEADLINE)),
+            };
+            match answer {
+                // It was not even begun: the API server is busy, or a new kind is on its way.
+                Err(problem) if problem.reason == Reason::Throttled && attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(problem.retry_after.unwrap_or(Duration::from_secs(1))).await;
+                }
+                answer => return answer,
+            }
         }
     }
 }
@@ -188,10 +205,6 @@ fn accept(view: View, suffix: &str) -> String {
         View::Whole => "application/json".to_owned(),
         View::Metadata => format!("application/json;as=PartialObjectMetadata{suffix};g=meta.k8s.io;v=v1"),
     }
-}
-
-fn dry_run(effect: Effect) -> &'static str {
-    if effect == Effect::DryRun { "&dryRun=All" } else { "" }
 }
 
 /// A path without what people do not read.
