@@ -123,7 +123,7 @@ impl Caller {
         &self,
         path: &str,
         kind: PatchKind,
-        patch: &Value,
+        change: &Value,
         effect: Effect,
     ) -> Result<(), Problem> {
         let dry_run = if effect == Effect::DryRun { "&dryRun=All" } else { "" };
@@ -133,7 +133,7 @@ impl Caller {
             PatchKind::Merge => "application/merge-patch+json",
         };
         let tried = format!("patch {}", short(path));
-        self.send(Method::PATCH, &query, &tried, accept(View::Metadata, ""), Some((content, patch))).await.map(drop)
+        self.send(Method::PATCH, &query, &tried, accept(View::Metadata, ""), Some((content, change))).await.map(drop)
     }
 
     /// Deletes exactly this object, in this version when one is given. One that is gone is fine.
@@ -148,17 +148,33 @@ impl Caller {
             Some(version) => json!({"uid": uid, "resourceVersion": version}),
             None => json!({"uid": uid}),
         };
-        let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
-        if effect == Effect::DryRun {
-            // Beside a body, the API server reads no options from the query: there it would really delete.
-            options["dryRun"] = json!(["All"]);
-        }
+        // Beside a body, the API server reads no options from the query: told there, it would really delete.
+        let dry_run: &[&str] = if effect == Effect::DryRun { &["All"] } else { &[] };
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions, "dryRun": dry_run,
+        });
         let tried = format!("delete {}", short(path));
         let body = Some(("application/json", &options));
         match self.send(Method::DELETE, path, &tried, accept(View::Metadata, ""), body).await {
             Err(problem) if problem.reason == Reason::NotFound => Ok(()),
             result => result.map(drop),
         }
+    }
+
+    /// Whether the caller may delete this object of Kyverno's.
+    pub(super) async fn may_delete(&self, resource: &str, namespace: &str, name: &str) -> Result<bool, Problem> {
+        let attributes = json!({
+            "group": "kyverno.io", "resource": resource, "namespace": namespace, "name": name, "verb": "delete",
+        });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let tried = format!("ask whether {resource}/{name} may be deleted");
+        let body = Some(("application/json", &review));
+        let answer = self.send(Method::POST, path, &tried, accept(View::Whole, ""), body).await?;
+        Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or_default())
     }
 
     async fn send(

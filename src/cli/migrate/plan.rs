@@ -100,6 +100,8 @@ impl Plan {
             plan.refusals.push(problem);
         }
         match &found.config {
+            // What is not installed runs with no configuration.
+            _ if found.deployment.is_none() => {}
             Ok(config) => plan.judge_config(policy.as_ref(), found, config),
             Err(problem) => plan.refusals.push(problem.clone()),
         }
@@ -177,7 +179,7 @@ impl Plan {
             let is_ours = is_runner_namespace(config, &namespace.name, &namespace.labels);
             for spec in specs.iter().filter(|spec| spec.from.as_str() != namespace.name) {
                 let has_left = left.iter().any(|(_, secret)| spec.secret.as_str() == secret);
-                if !is_ours && (has_left || !covered.names.contains(&namespace.name)) {
+                if !is_ours && !covered.names.contains(&namespace.name) {
                     self.refusals.push(format!(
                         "the running configuration does not cover namespace {}, which has a clone of {}; {FIX}",
                         namespace.name, spec.secret

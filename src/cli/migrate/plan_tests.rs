@@ -130,6 +130,8 @@ fn a_program_that_is_not_there_or_not_ready_takes_nothing_over() {
     let mut missing = found(&[big_bang()], "");
     missing.deployment = None;
     refused(&missing, &["not installed", "--namespace"]);
+    assert_eq!(plan(&missing).refusals.len(), 1, "what is not there is not judged");
+    assert!(plan(&missing).configuration.is_some(), "and what it needs is said");
     for (pointer, value) in [
         ("/status/availableReplicas", 0),
         ("/status/updatedReplicas", 0),

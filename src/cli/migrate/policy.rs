@@ -55,6 +55,16 @@ impl PolicyName {
         }
     }
 
+    /// What the API calls its kind.
+    pub(super) fn resource(&self) -> &'static str {
+        if self.namespace.is_some() { "policies" } else { "clusterpolicies" }
+    }
+
+    /// Its namespace; empty for a `ClusterPolicy`.
+    pub(super) fn in_namespace(&self) -> &str {
+        self.namespace.as_ref().map(NamespaceName::as_str).unwrap_or_default()
+    }
+
     /// How `UpdateRequests` name it.
     pub(super) fn key(&self) -> String {
         self.namespace.iter().map(|namespace| format!("{namespace}/")).chain([self.name.to_string()]).collect()
@@ -148,21 +158,26 @@ impl Policy {
 
     /// The configuration that does the same.
     pub(super) fn configuration(&self, name: &PolicyName) -> String {
-        let mut yaml = format!("# What {name} does, by `gitlab-runner-webhook migrate`.\nrunnerNamespaces:\n");
-        yaml += &format!("  names: {}\n", json!(self.covered.names));
+        let names = json!(self.covered.names);
+        let mut lines = vec![
+            format!("# What {name} does, by `gitlab-runner-webhook migrate`."),
+            "runnerNamespaces:".to_owned(),
+            format!("  names: {names}"),
+        ];
         if !self.covered.selectors.is_empty() {
-            yaml += "  selectors:\n";
-            for labelled in &self.covered.selectors {
-                yaml += &format!("    - {}\n", labelled.json);
-            }
+            lines.push("  selectors:".to_owned());
+            lines.extend(self.covered.selectors.iter().map(|labelled| format!("    - {}", labelled.json)));
         }
-        yaml += "clones:\n";
+        lines.push("clones:".to_owned());
         for cloned in &self.clones {
-            yaml += &format!("  - secret: {}\n    from: {}\n", json!(cloned.secret), json!(cloned.from));
-            yaml += "    # Kyverno deletes the clones when the source is deleted; `delete` does that, too.\n";
-            yaml += "    onSourceDeleted: keep\n";
+            lines.push(format!("  - secret: {}", json!(cloned.secret)));
+            lines.push(format!("    from: {}", json!(cloned.from)));
+            lines.push(
+                "    # Kyverno deletes the clones when the source is deleted; `delete` does that, too.".to_owned(),
+            );
+            lines.push("    onSourceDeleted: keep".to_owned());
         }
-        yaml
+        lines.join("\n") + "\n"
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::Config;
 
-fn rule(matches: Value, namespace: &str) -> Value {
+fn rule(matches: &Value, namespace: &str) -> Value {
     json!({
         "name": "sync-gitlab-runner-secret",
         "match": matches,
@@ -17,7 +17,7 @@ fn policy(rules: &[Value]) -> Value {
     json!({"kind": "ClusterPolicy", "metadata": {"name": "p"}, "spec": {"rules": rules}})
 }
 
-fn by_label(labels: Value) -> Value {
+fn by_label(labels: &Value) -> Value {
     json!({"resources": {"kinds": ["Namespace"], "selector": {"matchLabels": labels}}})
 }
 
@@ -31,7 +31,7 @@ fn problem(rules: &[Value]) -> String {
 
 #[test]
 fn big_bangs_rule_names_one_namespace() {
-    let policy = read(&[rule(by_label(json!({"kubernetes.io/metadata.name": "gitlab-runner"})), "gitlab-runner")]);
+    let policy = read(&[rule(&by_label(&json!({"kubernetes.io/metadata.name": "gitlab-runner"})), "gitlab-runner")]);
     assert_eq!(policy.covered.names, BTreeSet::from(["gitlab-runner".to_owned()]));
     assert!(policy.covered.selectors.is_empty() && policy.rules[0].synchronize);
     let config = Config::from_yaml(&policy.configuration(&"p".parse().unwrap())).unwrap();
@@ -41,9 +41,9 @@ fn big_bangs_rule_names_one_namespace() {
 
 #[test]
 fn selector_labels_become_selectors() {
-    let mut second = rule(by_label(json!({"tier": "ci", "team": "a"})), "{{ request.object.metadata.name }}");
+    let mut second = rule(&by_label(&json!({"tier": "ci", "team": "a"})), "{{ request.object.metadata.name }}");
     second["name"] = json!("sync-gitlab-runner-secret-1");
-    let policy = read(&[rule(by_label(json!({"runner": "yes"})), "{{request.object.metadata.name}}"), second]);
+    let policy = read(&[rule(&by_label(&json!({"runner": "yes"})), "{{request.object.metadata.name}}"), second]);
     assert!(policy.covered.names.is_empty());
     let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     assert!(policy.covered.has("a", &labels(&[("runner", "yes")])));
@@ -65,25 +65,25 @@ fn names_are_understood_in_every_shape() {
             {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}]}}}),
     ];
     for shape in shapes {
-        let names = read(&[rule(shape.clone(), trigger)]).covered.names;
+        let names = read(&[rule(&shape, trigger)]).covered.names;
         assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "b"], "{shape}");
     }
     let both = json!({"resources": {"kinds": ["Namespace"], "names": ["a"], "selector": {"matchLabels": {"x": "y"}}}});
-    let covered = read(&[rule(both, trigger)]).covered;
+    let covered = read(&[rule(&both, trigger)]).covered;
     let labels = |name: &str| BTreeMap::from([("x".into(), "y".into()), (LABEL_NAMESPACE_NAME.into(), name.into())]);
     assert!(covered.has("a", &labels("a")) && !covered.has("b", &labels("b")));
 }
 
 #[test]
 fn synchronize_false_is_a_policy_that_was_orphaned() {
-    let mut orphaned = rule(by_label(json!({"runner": "yes"})), "{{request.object.metadata.name}}");
+    let mut orphaned = rule(&by_label(&json!({"runner": "yes"})), "{{request.object.metadata.name}}");
     orphaned["generate"]["synchronize"] = json!(false);
     assert!(!read(&[orphaned]).rules[0].synchronize);
 }
 
 #[test]
 fn whatever_else_a_policy_does_is_named() {
-    let good = rule(by_label(json!({"runner": "yes"})), "{{request.object.metadata.name}}");
+    let good = rule(&by_label(&json!({"runner": "yes"})), "{{request.object.metadata.name}}");
     let with = |pointer: &str, value: Value| {
         let mut rule = good.clone();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
@@ -115,7 +115,7 @@ fn whatever_else_a_policy_does_is_named() {
         assert!(problem.contains(words), "{rule}\n -> {problem}");
     }
     assert!(problem(&[]).contains("no rules"));
-    let mut other = rule(by_label(json!({"else": "where"})), "{{request.object.metadata.name}}");
+    let mut other = rule(&by_label(&json!({"else": "where"})), "{{request.object.metadata.name}}");
     other["generate"]["name"] = json!("registry");
     other["generate"]["clone"]["name"] = json!("registry");
     assert!(problem(&[good.clone(), other]).contains("different namespaces"));

@@ -29,15 +29,12 @@ pub(super) fn release(metadata: &Value) -> Option<Value> {
         gone.insert(LABEL_MANAGED_BY);
     }
     let annotations = copied("annotations");
-    let mut patch = json!({
+    Some(json!({"metadata": {
         "resourceVersion": metadata.get("resourceVersion"),
         "labels": nulls(&gone),
+        "annotations": nulls(&annotations),
         "managedFields": taken_over(metadata, &gone, &annotations),
-    });
-    if !annotations.is_empty() {
-        patch["annotations"] = nulls(&annotations);
-    }
-    Some(json!({"metadata": patch}))
+    }}))
 }
 
 /// Names of the labels and annotations that the patch takes off, beside Kyverno's own.
@@ -102,14 +99,10 @@ fn taken_over(metadata: &Value, labels: &BTreeSet<&str>, annotations: &BTreeSet<
         }
     }
     if fields.as_object().is_some_and(|fields| !fields.is_empty()) {
-        let mut entry = json!({
-            "manager": FIELD_MANAGER_CLONE, "operation": "Update", "apiVersion": "v1",
+        kept.push(json!({
+            "manager": FIELD_MANAGER_CLONE, "operation": "Update", "apiVersion": "v1", "time": time,
             "fieldsType": "FieldsV1", "fieldsV1": fields,
-        });
-        if let Some(time) = time {
-            entry["time"] = json!(time);
-        }
-        kept.push(entry);
+        }));
     }
     kept.into()
 }

@@ -7,27 +7,27 @@ use super::{
 
 /// What is to be done, or why not.
 pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
     if let Some(yaml) = &plan.configuration {
-        text += &format!("Configuration that does what {name} does:\n\n{}\n", indented(yaml));
+        parts.push(format!("Configuration that does what {name} does:\n\n{}\n", indented(yaml)));
     }
     for note in &plan.notes {
-        text += &format!("Note: {note}.\n");
+        parts.push(format!("Note: {note}.\n"));
     }
     for refusal in &plan.refusals {
-        text += &format!("Refused: {refusal}.\n");
+        parts.push(format!("Refused: {refusal}.\n"));
     }
     if !plan.refusals.is_empty() {
-        return text;
+        return parts.concat();
     }
     if plan.steps.is_empty() {
         return format!("There is no {name}, and no Secret that it left: there is nothing to do.\n");
     }
-    text += "Plan:\n";
+    parts.push("Plan:\n".to_owned());
     for (index, step) in plan.steps.iter().enumerate() {
-        text += &format!("  {}. {step}: {}\n", index + 1, meaning(*step, name, plan));
+        parts.push(format!("  {}. {step}: {}\n", index + 1, meaning(*step, name, plan)));
     }
-    text
+    parts.concat()
 }
 
 fn meaning(step: Step, name: &PolicyName, plan: &Plan) -> String {
@@ -49,5 +49,5 @@ fn meaning(step: Step, name: &PolicyName, plan: &Plan) -> String {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
 }

@@ -89,7 +89,7 @@ impl Steps {
     /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
     /// Returns what is in the way, and what a person should know.
     pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
-        let (mut refusals, mut notes) = (Vec::new(), Vec::new());
+        let (mut refusals, mut notes, mut odd) = (Vec::new(), Vec::new(), Vec::new());
         let mut tried = |result: Result<(), Problem>| match result {
             Ok(()) => Ok(()),
             // It changed since it was read; that is no refusal.
@@ -108,13 +108,15 @@ impl Steps {
             if let Some(patch) = orphaned(&policy) {
                 tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
             }
-            tried(self.caller.delete(&path, text(&policy, "/metadata/uid"), None, Effect::DryRun).await)?;
+            // Not by dry run: a mistake there would cost the clones.
+            if !self.caller.may_delete(self.name.resource(), self.name.in_namespace(), self.name.name.as_str()).await? {
+                odd.push(format!("you may not delete {}; get that right first", self.name));
+            }
         }
         for request in self.update_requests().await? {
             let path = request_path(&request);
             tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
         }
-        let mut odd = Vec::new();
         for target in &self.targets {
             let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
             let Some(there) = self.caller.get(&secret_path(target), View::Metadata).await? else {
@@ -163,9 +165,8 @@ impl Steps {
     }
 
     fn is_of_policy(&self, metadata: &Value) -> bool {
-        let namespace = self.name.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
         label(metadata, LABEL_KYVERNO_POLICY) == self.name.name.as_str()
-            && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE) == namespace
+            && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE) == self.name.in_namespace()
     }
 
     async fn policy(&self) -> Result<Option<Value>, StepError> {
@@ -210,13 +211,13 @@ impl Steps {
     }
 
     async fn take_over(&self, target: &Target) -> Result<String, StepError> {
-        let path = secret_path(target);
+        let at = secret_path(target);
         let give_up = Instant::now() + self.patience;
         loop {
-            let there = self.caller.get(&path, View::Metadata).await?;
+            let there = self.caller.get(&at, View::Metadata).await?;
             let patch = there.as_ref().and_then(|there| there.get("metadata")).and_then(release);
             let standing = match patch {
-                Some(patch) => match self.caller.patch(&path, PatchKind::Merge, &patch, Effect::Real).await {
+                Some(patch) => match self.caller.patch(&at, PatchKind::Merge, &patch, Effect::Real).await {
                     Err(problem) if !matches!(problem.reason, Reason::Conflict | Reason::NotFound) => {
                         return Err(problem.into());
                     }
