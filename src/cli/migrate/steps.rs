@@ -35,6 +35,9 @@ pub enum StepError {
          delete the clones. Stop whatever keeps it, and run the command again"
     )]
     SetBack(String),
+    /// It made a clone in a place that the plan does not have.
+    #[error("{0} was made by the policy since the plan; run the command again, which takes it over, too")]
+    Late(String),
     /// Somebody else did not do its part in time.
     #[error("waited {seconds} s in vain: {what}; run the command again when that is mended")]
     InVain {
@@ -312,6 +315,9 @@ impl Steps {
 
     async fn verify(&self) -> Result<String, StepError> {
         let clones = self.take_over_all().await?;
+        if let Some((namespace, secret)) = self.left().await?.into_iter().next() {
+            return Err(StepError::Late(format!("Secret {secret} in namespace {namespace}")));
+        }
         match self.caller.get(&self.name.path(), View::Metadata).await? {
             Some(_) => Err(StepError::Replaced(self.name.to_string())),
             None => Ok(format!("{clones} clones are the program's and equal their source")),
