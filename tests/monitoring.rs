@@ -10,27 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gitlab_runner_webhook::telemetry::metrics::{
-    AdmissionLabels, CloneLabels, Metrics, ShedLabels, StateLabels, WatchKind, WatchLabels, WebhookLabels, WriteLabels,
-};
 use serde_json::Value;
-use test_support::Manifests;
+use test_support::{Manifests, metrics::after_everything};
 
-/// The names of all series on the page that Prometheus reads, each with its labels. Families are empty, and not on the
-/// page, before something happens; here everything has happened once.
+/// The names of all series on the page that Prometheus reads, each with its labels.
 fn exported() -> BTreeMap<String, BTreeSet<String>> {
-    let metrics = Metrics::new();
-    let admission = AdmissionLabels { webhook: "validate-pods", decision: "denied", reason: "stale" };
-    metrics.admissions.get_or_create(&admission).inc();
-    metrics.admission_duration.get_or_create(&WebhookLabels { webhook: "validate-pods" }).observe(0.1);
-    metrics.shed.get_or_create(&ShedLabels { reason: "bodies" }).inc();
-    metrics.clones.get_or_create(&CloneLabels { secret: "s".to_owned(), state: "synced" }).set(1);
-    metrics.trust_bundles.get_or_create(&StateLabels { state: "synced" }).set(1);
-    let write = WriteLabels { object: "s".to_owned(), action: "create", result: "ok" };
-    metrics.writes.get_or_create(&write).inc();
-    metrics.watch_errors.get_or_create(&WatchLabels { kind: WatchKind::Secret, reason: "timeout" }).inc();
-
-    let page = metrics.encode();
+    let page = after_everything().encode();
     let mut series: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let end = line.find(['{', ' ']).unwrap();

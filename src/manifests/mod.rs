@@ -158,7 +158,14 @@ mod tests {
         let write = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "2", "ca"],
             "verbs": ["create", "patch", "update", "delete"]});
         assert_eq!((&rules[0], &rules[1]), (&read, &write), "and certsSecretName, which is a clone here, once");
-        assert_eq!(rules.as_array().unwrap().len(), 4);
+        let events = json!([
+            "gitlab-runner-webhook.2",
+            "gitlab-runner-webhook.a",
+            "gitlab-runner-webhook.ca",
+            "gitlab-runner-webhook.gitlab-runner-webhook-trust"
+        ]);
+        assert_eq!(rules[3]["resourceNames"], events);
+        assert_eq!(rules.as_array().unwrap().len(), 5);
         let gate = documents(yaml, "webhooks.yaml")[1]["webhooks"][0]["matchConditions"][1]["expression"].to_string();
         assert!(gate.contains("['a', '2', 'ca'].exists(clone,"), "{gate}");
         let guard = documents(yaml, "guard.yaml")[0]["spec"]["variables"].to_string();

@@ -8,6 +8,7 @@ pub mod canary;
 pub mod cluster;
 mod load;
 mod manifests;
+pub mod metrics;
 mod proxy;
 mod replicas;
 pub mod rights;
