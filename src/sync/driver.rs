@@ -154,8 +154,10 @@ impl Driver {
             };
             let mut targets: Vec<_> = targets.into_iter().collect();
             let order = if targets.len() > self.config.clones.len() + 1 { Order::Last } else { Order::First };
-            // Replicas that walk in different orders share a fan-out without talking.
-            fastrand::shuffle(&mut targets);
+            // Replicas share a fan-out without talking: each begins elsewhere in the same order.
+            targets.sort_unstable();
+            let start = fastrand::usize(..targets.len().max(1));
+            targets.rotate_left(start);
             for target in targets {
                 self.queue.mark(target, order, now);
             }
@@ -343,7 +345,9 @@ impl Driver {
             Err(problem) => {
                 self.queue.fail(target, problem.retry_after, now);
                 // The watch is about to bring the newer version; the next look settles it.
-                if problem.reason != Reason::Conflict {
+                if problem.reason == Reason::Conflict {
+                    self.queue.jump();
+                } else {
                     let uid = self.observed.uid(target);
                     self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()), uid);
                 }
@@ -352,7 +356,10 @@ impl Driver {
     }
 
     fn rest(&mut self, target: &Target, rest: &Rest) {
-        self.queue.rest(target);
+        // What has been done already in the middle of a fan-out was done by another replica.
+        if self.queue.rest(target) == Some(Order::Last) && self.writes > 0 {
+            self.queue.jump();
+        }
         let detail = match (rest, target.subject) {
             (Rest::Conflict, Subject::Clone(clone)) => {
                 let there = self.observed.target(clone, &target.namespace);

@@ -22,7 +22,8 @@ const FIGHT_WINDOW: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<Target, Entry>,
-    ready: VecDeque<Target>,
+    first: VecDeque<Target>,
+    last: VecDeque<Target>,
     delayed: BTreeSet<(Instant, Target)>,
     repairs: HashMap<Target, Repairs>,
     marks: u64,
@@ -33,6 +34,7 @@ struct Entry {
     since: Instant,
     mark: u64,
     attempts: u32,
+    order: Order,
     place: Place,
 }
 
@@ -74,6 +76,7 @@ impl Queue {
             since: now,
             mark,
             attempts: 0,
+            order,
             place: Place::Taken,
         });
         entry.mark = mark;
@@ -91,10 +94,7 @@ impl Queue {
         let pause = self.repairs.get(&target).map_or(Duration::ZERO, |repairs| repairs.pause(now));
         if pause.is_zero() {
             entry.place = Place::Ready;
-            match order {
-                Order::First => self.ready.push_front(target),
-                Order::Last => self.ready.push_back(target),
-            }
+            self.push(target, order);
         } else {
             entry.place = Place::Delayed(now + pause);
             self.delayed.insert((now + pause, target));
@@ -112,10 +112,10 @@ impl Queue {
             let Some((_, target)) = self.delayed.pop_first() else { break };
             if let Some(entry) = self.entries.get_mut(&target) {
                 entry.place = Place::Ready;
-                self.ready.push_back(target);
+                self.push(target, Order::Last);
             }
         }
-        let target = self.ready.pop_front()?;
+        let target = self.first.pop_front().or_else(|| self.last.pop_front())?;
         let entry = self.entries.get_mut(&target)?;
         entry.place = Place::Taken;
         Some((target, entry.mark))
@@ -127,16 +127,26 @@ impl Queue {
             && entry.place == Place::Taken
         {
             entry.place = Place::Ready;
-            match order {
-                Order::First => self.ready.push_front(target),
-                Order::Last => self.ready.push_back(target),
-            }
+            self.push(target, order);
         }
     }
 
-    /// A taken clone needs nothing.
-    pub fn rest(&mut self, target: &Target) {
-        self.entries.remove(target);
+    /// A taken clone needs nothing. Returns how it was marked at first.
+    pub fn rest(&mut self, target: &Target) -> Option<Order> {
+        self.entries.remove(target).map(|entry| entry.order)
+    }
+
+    /// Goes on elsewhere among the many, because another replica is at work here.
+    pub fn jump(&mut self) {
+        let distance = fastrand::usize(..self.last.len().max(1));
+        self.last.rotate_left(distance);
+    }
+
+    fn push(&mut self, target: Target, order: Order) {
+        match order {
+            Order::First => self.first.push_front(target),
+            Order::Last => self.last.push_back(target),
+        }
     }
 
     /// A write for a taken clone begins.
@@ -155,7 +165,10 @@ impl Queue {
             self.marks += 1;
             let due = now + ECHO;
             let place = Place::Delayed(due);
-            self.entries.insert(target.clone(), Entry { since: now, mark: self.marks, attempts: 0, place });
+            self.entries.insert(
+                target.clone(),
+                Entry { since: now, mark: self.marks, attempts: 0, order: Order::First, place },
+            );
             self.delayed.insert((due, target.clone()));
         }
         Some(entry.since)
@@ -238,6 +251,28 @@ mod tests {
         }
         queue.mark(target("c"), Order::First, now);
         assert_eq!(taken(&mut queue, now), ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn a_jump_keeps_the_many_in_their_order_and_overtakes_nobody() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.jump();
+        let names: Vec<_> = ('a'..='z').map(String::from).collect();
+        for name in &names {
+            queue.mark(target(name), Order::Last, now);
+        }
+        queue.mark(target("alone"), Order::First, now);
+        assert!((0..100).any(|_| {
+            queue.jump();
+            queue.last.front() != Some(&target("a"))
+        }));
+        let (alone, _) = queue.take(now).unwrap();
+        assert_eq!((&alone, queue.rest(&alone)), (&target("alone"), Some(Order::First)));
+        let mut all = taken(&mut queue, now);
+        let start = all.iter().position(|name| name == "a").unwrap();
+        all.rotate_left(start);
+        assert_eq!(all, names);
+        assert_eq!(queue.rest(&target("a")), Some(Order::Last));
     }
 
     #[test]
