@@ -33,7 +33,7 @@
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
-//! | [`cli`] | the commands beside serving | `cluster`, `config`, `manifests`, `run`, `sync` |
+//! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
 //! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an

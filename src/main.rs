@@ -17,15 +17,27 @@ fn main() -> ExitCode {
     let Cli { settings, command } = Cli::parse();
     let level = logs::init(settings.log_format, settings.log_level);
     let outcome = match command {
-        None => serve(settings, level),
-        Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments),
-        Some(Command::Migrate(arguments)) => cli::migrate::run(&arguments),
+        None => serve(settings, level).map(|()| ExitCode::SUCCESS),
+        Some(Command::Check(arguments)) => return check(&arguments),
+        Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Some(Command::Migrate(arguments)) => cli::migrate::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// 2 is also what bad usage ends with: 1 is for a cluster with a fault.
+fn check(arguments: &cli::check::Arguments) -> ExitCode {
+    match cli::check::run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
         }
     }
 }

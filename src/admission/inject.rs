@@ -12,6 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use json_patch::Patch;
 use serde_json::Value;
 
+pub(crate) use manager::host;
+
 use super::{
     kind::Kind,
     pod::{append, at, has_room, is_windows, items, mounts_volume, volume},

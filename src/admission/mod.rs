@@ -25,11 +25,13 @@ use bytes::Bytes;
 use tracing::{Span, debug, field::Empty, info, info_span};
 
 pub use error::ReviewError;
+pub(crate) use inject::host;
+pub(crate) use kind::{Kind, runs_entrypoint};
+pub(crate) use pod::{at, items, shows};
 
 use self::{
     gate::Gate,
     inject::inject,
-    kind::Kind,
     review::{Decision, Request, Verdict},
 };
 use crate::{

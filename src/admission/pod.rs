@@ -8,13 +8,13 @@ use json_patch::{AddOperation, PatchOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
 /// The value at a path of field names; null where there is none.
-pub(super) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
+pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
     static NULL: Value = Value::Null;
     path.iter().try_fold(value, |value, field| value.get(field)).unwrap_or(&NULL)
 }
 
 /// The elements of an array; none for anything else.
-pub(super) fn items(value: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -124,7 +124,7 @@ fn is_writable(pod: &Value, mount: &Value) -> bool {
 }
 
 /// Whether a mount shows this key of a Secret as a file of the same name.
-pub(super) fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool {
+pub(crate) fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool {
     let part = |field: &str| at(mount, &[field]).as_str().is_some_and(|path| !path.is_empty());
     if part("subPath") || part("subPathExpr") {
         return false;

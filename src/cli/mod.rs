@@ -1,5 +1,6 @@
 //! What the binary can be asked for: to serve, which is the default, or one of the commands.
 
+pub mod check;
 pub mod manifests;
 pub mod migrate;
 
@@ -26,6 +27,8 @@ pub struct Cli {
 /// What can be done instead of serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Look at an installation and say what is wrong with it, and how to mend it. Writes nothing.
+    Check(check::Arguments),
     /// Write the manifests that follow from a configuration: rights, guard, webhooks.
     Manifests(manifests::Arguments),
     /// Move from the Kyverno policy to this program, with no moment without the clone.
@@ -47,5 +50,8 @@ mod tests {
         assert!(Cli::try_parse_from(["x", "manifests"]).is_err(), "--config is needed");
         let cli = Cli::try_parse_from(["x", "manifests", "--config", "f"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Manifests(_))));
+        let cli = Cli::try_parse_from(["x", "check", "--timeout", "1", "--output", "json"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Check(_))));
+        assert!(Cli::try_parse_from(["x", "check", "--timeout", "0"]).is_err());
     }
 }

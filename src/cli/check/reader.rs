@@ -1,0 +1,159 @@
+//! Reads of the API server for the check: each with a deadline, none that fails the whole.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use http::header::WARNING;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Resource,
+    api::{ListParams, PostParams},
+    client::Body,
+    core::{NamespaceResourceScope, Status},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::facts::{Seen, Unseen};
+use crate::cluster::{Problem, Reason};
+
+/// At most so many objects are listed at once; more are read page by page.
+const PAGE: u32 = 500;
+
+/// What is asked of the API server, as the caller.
+#[derive(Clone)]
+pub(super) struct Reader {
+    client: Client,
+    deadline: Duration,
+}
+
+/// What came of a dry run.
+pub(super) struct DryRun {
+    /// Status code.
+    pub(super) code: u16,
+    /// The object as it would be, or a `Status`.
+    pub(super) body: Value,
+    /// What was said in passing.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What can be read.
+pub(super) trait Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned {}
+
+impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned> Object for K {}
+
+impl Reader {
+    pub(super) fn new(client: Client, deadline: Duration) -> Self {
+        Self { client, deadline }
+    }
+
+    /// Whether there is an API server at all.
+    pub(super) async fn answers(&self) -> Seen<String> {
+        let version = self.in_time("get /version".to_owned(), self.client.apiserver_version()).await;
+        version.map(|version| version.git_version).map_err(|problem| unseen(&problem))
+    }
+
+    /// An object in a namespace.
+    pub(super) async fn get<K>(&self, namespace: &str, name: &str) -> Seen<Option<K>>
+    where
+        K: Object + Resource<Scope = NamespaceResourceScope>,
+    {
+        let tried = format!("get {}/{name} in namespace {namespace}", K::plural(&()));
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        self.in_time(tried, api.get_opt(name)).await.map_err(|problem| unseen(&problem))
+    }
+
+    /// An object in no namespace.
+    pub(super) async fn get_cluster<K: Object>(&self, name: &str) -> Seen<Option<K>> {
+        let api: Api<K> = Api::all(self.client.clone());
+        self.in_time(format!("get {}/{name}", K::plural(&())), api.get_opt(name))
+            .await
+            .map_err(|problem| unseen(&problem))
+    }
+
+    /// Whether there is something at a path of the API: a kind that is not installed is not there, either.
+    pub(super) async fn is_at(&self, path: &str) -> Seen<bool> {
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(|error| Unseen(format!("get {path}: {error}")))?;
+        match self.in_time(format!("get {path}"), self.client.request::<Value>(request)).await {
+            Ok(_) => Ok(true),
+            Err(problem) if problem.reason == Reason::NotFound => Ok(false),
+            Err(problem) => Err(unseen(&problem)),
+        }
+    }
+
+    /// Objects of a namespace, or with `None` of all.
+    pub(super) async fn list<K>(&self, namespace: Option<&str>, labels: &str) -> Seen<Vec<K>>
+    where
+        K: Object + Resource<Scope = NamespaceResourceScope>,
+    {
+        let (api, place) = match namespace {
+            Some(namespace) => (Api::namespaced(self.client.clone(), namespace), format!("in namespace {namespace}")),
+            None => (Api::all(self.client.clone()), "in all namespaces".to_owned()),
+        };
+        self.list_all(&api, labels, &place).await
+    }
+
+    /// Objects in no namespace.
+    pub(super) async fn list_cluster<K: Object>(&self, labels: &str) -> Seen<Vec<K>> {
+        self.list_all(&Api::all(self.client.clone()), labels, "").await
+    }
+
+    async fn list_all<K: Object>(&self, api: &Api<K>, labels: &str, place: &str) -> Seen<Vec<K>> {
+        let tried = format!("list {} {place}", K::plural(&()));
+        let mut params = ListParams::default().labels(labels).limit(PAGE);
+        let mut objects = Vec::new();
+        loop {
+            let page = self
+                .in_time(tried.trim_end().to_owned(), api.list(&params))
+                .await
+                .map_err(|problem| unseen(&problem))?;
+            objects.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(objects),
+            }
+        }
+    }
+
+    /// What the API server would do with a pod. Nothing is stored.
+    pub(super) async fn dry_run(&self, namespace: &str, pod: &Value) -> Result<DryRun, Problem> {
+        let tried = format!("dry run of a pod in namespace {namespace}");
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let request = kube::core::Request::new(Pod::url_path(&(), Some(namespace)));
+        let request = request.create(&params, pod.to_string().into_bytes()).map_err(|error| Problem {
+            tried: tried.clone(),
+            reason: Reason::Invalid,
+            message: error.to_string(),
+            retry_after: None,
+        })?;
+        self.in_time(tried, async {
+            let answer = self.client.send(request.map(Body::from)).await?;
+            let code = answer.status().as_u16();
+            let warnings = answer.headers().get_all(WARNING).iter();
+            let warnings = warnings.filter_map(|warning| Some(warning.to_str().ok()?.to_owned())).collect();
+            let body = answer.into_body().collect_bytes().await?;
+            Ok(DryRun { code, body: serde_json::from_slice(&body).unwrap_or_default(), warnings })
+        })
+        .await
+    }
+
+    async fn in_time<T>(&self, tried: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
+        match tokio::time::timeout(self.deadline, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Problem::new(tried, &error)),
+            Err(_) => Err(Problem::timeout(tried, self.deadline)),
+        }
+    }
+}
+
+impl DryRun {
+    /// The words of the refusal.
+    pub(super) fn refusal(&self) -> Option<Problem> {
+        let status: Status = serde_json::from_value(self.body.clone()).ok()?;
+        (self.code >= 400).then(|| Problem::from_status("dry run of a pod", &status))
+    }
+}
+
+pub(super) fn unseen(problem: &Problem) -> Unseen {
+    Unseen(problem.to_string())
+}

@@ -1,0 +1,51 @@
+//! Manager pods and the token that they read. PURE.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    facts::{Facts, Presence, RunnerNamespace},
+    manager::Manager,
+    report::{Check, Finding},
+};
+use crate::config::Config;
+
+pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
+    let active = facts.namespaces.iter().filter(|namespace| namespace.presence == Ok(Presence::Active));
+    active
+        .flat_map(|namespace| match &namespace.managers {
+            Err(unseen) => vec![Finding::unseen(Check::ManagerToken, namespace.name.as_str(), unseen)],
+            Ok(managers) if managers.is_empty() => {
+                vec![Finding::ok(Check::ManagerToken, namespace.name.as_str(), "no manager pod there")]
+            }
+            Ok(managers) => managers.iter().map(|manager| token(manager, namespace, facts, config)).collect(),
+        })
+        .collect()
+}
+
+fn token(manager: &Manager, namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding {
+    let subject = manager.shown.as_str();
+    let Some(started) = manager.started else {
+        return Finding::ok(Check::ManagerToken, subject, "does not run yet: it reads the token when it starts");
+    };
+    for ((spec, source), clone) in config.clones.iter().zip(&facts.sources).zip(&namespace.clones) {
+        let written = |secret: &super::facts::Seen<Option<super::facts::SecretFacts>>| -> Option<Timestamp> {
+            secret.as_ref().ok()?.as_ref()?.written
+        };
+        // What counts is when the token became another: a clone is also written to restore it.
+        let Some(written) = written(source).or_else(|| written(clone)) else { continue };
+        if manager.demands.contains_key(spec.secret.as_str()) && !spec.holds_certs && started < written {
+            let what = format!("runs since {started:.0}, and {} was written at {written:.0}", spec.source());
+            return Finding::fault(Check::ManagerToken, subject, what)
+                .because(
+                    "The runner reads its token once, when it starts, and the chart's checksum does not see the Secret: \
+                     it works with the token of before until that is revoked.",
+                )
+                .mend(&*manager.restart);
+        }
+    }
+    Finding::ok(Check::ManagerToken, subject, "started after its token was written")
+}
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -1,0 +1,54 @@
+//! Tables for manager pods and the token that they read. PURE.
+
+use super::super::testing::{assert_only, bad, facts, manager, unseen};
+use super::*;
+
+fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let config = Config::default();
+    let mut facts = facts(&config);
+    facts.namespaces[0].managers = Ok(vec![manager("https://gitlab.example.com", None)]);
+    change(&mut facts);
+    judge(&facts, &config)
+}
+
+fn written(facts: &mut Facts, source: Option<&str>, clone: &str) {
+    let moment = |text: &str| Some(text.parse().unwrap());
+    match source {
+        Some(source) => facts.sources[0].as_mut().unwrap().as_mut().unwrap().written = moment(source),
+        None => facts.sources[0] = Err(unseen()),
+    }
+    facts.namespaces[0].clones[0].as_mut().unwrap().as_mut().unwrap().written = moment(clone);
+}
+
+#[test]
+fn a_manager_is_as_old_as_its_token_or_younger() {
+    // The pod started at the beginning of 2026-01-02.
+    let (before, same, after) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z");
+    for (source, clone, is_old) in [
+        (Some(before), before, false),
+        (Some(same), same, false),
+        (Some(after), after, true),
+        // The clone was restored, and the token is the one of before.
+        (Some(before), after, false),
+        (None, before, false),
+        (None, after, true),
+    ] {
+        let findings = judged(|facts| written(facts, source, clone));
+        if is_old {
+            assert_only(&findings, "fault manager-token: runs since 2026-01-02T00:00:00Z, and");
+        } else {
+            assert_eq!(bad(&findings), [""; 0], "{source:?} {clone}");
+        }
+    }
+}
+
+#[test]
+fn one_that_does_not_run_reads_it_later() {
+    let findings = judged(|facts| {
+        written(facts, Some("2026-01-03T00:00:00Z"), "2026-01-03T00:00:00Z");
+        facts.namespaces[0].managers.as_mut().unwrap()[0].started = None;
+    });
+    assert_eq!(bad(&findings), [""; 0]);
+    assert_only(&judged(|facts| facts.namespaces[0].managers = Err(unseen())), "unseen manager-token");
+    assert_eq!(bad(&judged(|facts| facts.namespaces[0].managers = Ok(Vec::new()))), [""; 0]);
+}

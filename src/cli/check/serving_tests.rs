@@ -1,0 +1,126 @@
+//! Tables for Deployment, Service, registration and TLS. PURE.
+
+use serde_json::json;
+
+use super::super::{
+    certificate::tests::pem,
+    facts::{Deployment, Unseen},
+    testing::{assert_only, at_mut, bad, base64, facts, unseen},
+};
+use super::*;
+use crate::config::Config;
+
+fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = facts(&Config::default());
+    change(&mut facts);
+    judge(&facts)
+}
+
+fn mutating(facts: &mut Facts) -> &mut Value {
+    facts.serving.mutating.as_mut().unwrap().as_mut().unwrap()
+}
+
+#[test]
+fn all_is_well() {
+    assert_eq!(bad(&judged(|_| {})), [""; 0]);
+}
+
+#[test]
+fn deployments() {
+    let deployment = |wanted, available| Ok(Some(Deployment { wanted, available, problem: Some("quota".to_owned()) }));
+    for (found, expected) in [
+        (deployment(2, 0), "fault deployment: none of 2 replicas is available: the program does not serve: quota"),
+        (deployment(0, 0), "fault deployment: is scaled to 0"),
+        (deployment(2, 1), "warning deployment: 1 of 2"),
+        (Ok(None), "fault deployment: there is no such Deployment"),
+        (Err(unseen()), "unseen deployment"),
+    ] {
+        assert_only(&judged(|facts| facts.program.deployment = found), expected);
+    }
+    for (found, expected) in [
+        (Ok(Some(0)), "fault endpoints: the Service has no ready"),
+        (Ok(None), "fault endpoints: there is no"),
+        (Err(unseen()), "unseen endpoints"),
+    ] {
+        assert_only(&judged(|facts| facts.serving.endpoints = found), expected);
+    }
+}
+
+#[test]
+fn reached_or_not() {
+    for (reach, expected, mend) in [
+        (Reach::Silent, "fault reach: a pod is let in", "NetworkPolicy"),
+        (Reach::Failed("x509: unknown authority".to_owned()), "fault reach: the program does not serve", "ca-bundle"),
+        (Reach::Failed("connect: connection refused".to_owned()), "fault reach", "kubectl get pods"),
+        (Reach::Failed("context deadline exceeded".to_owned()), "fault reach", "NetworkPolicy"),
+        (Reach::Unseen(Unseen("no".to_owned())), "unseen reach: could not see: no", "create pods"),
+    ] {
+        let findings = judged(|facts| facts.serving.reach = reach);
+        assert_only(&findings, expected);
+        assert!(findings.iter().any(|finding| finding.check == Check::Reach && finding.mend.contains(mend)), "{mend}");
+    }
+}
+
+#[test]
+fn registered_or_not() {
+    assert_only(&judged(|facts| facts.serving.validating = Ok(None)), "fault registration: is not there");
+    assert_only(&judged(|facts| facts.serving.validating = Err(unseen())), "unseen registration");
+    assert_eq!(bad(&judged(|facts| mutating(facts)["webhooks"] = json!([]))), [""; 0]);
+}
+
+#[test]
+fn ca_bundles_that_are_of_no_use() {
+    for (bundle, expected) in [
+        (String::new(), "is empty"),
+        ("%".to_owned(), "is not base64"),
+        (base64("canary"), "is of no use: it is not PEM"),
+        (base64("-----BEGIN X-----\n"), "holds no certificate"),
+        (base64(&pem(&[], (-100, 265))), "lacks the CA of Secret"),
+    ] {
+        let findings = judged(|facts| *at_mut(mutating(facts), "/webhooks/1/clientConfig/caBundle") = bundle.into());
+        assert_only(
+            &findings,
+            &format!("fault ca-bundle: caBundle of warn.namespaces.gitlab-runner-webhook {expected}"),
+        );
+    }
+    let expired = base64(&pem(&[], (-100, -1)));
+    let findings = judged(|facts| *at_mut(mutating(facts), "/webhooks/0/clientConfig/caBundle") = expired.into());
+    assert_only(&findings, "fault ca-bundle: no CA in caBundle of inject.pods.gitlab-runner-webhook is valid");
+}
+
+#[test]
+fn the_serving_ca() {
+    let certificates = |days| Ok(Some(Certificate::all(pem(&[], days).as_bytes())));
+    let of_ca = |found| {
+        let findings = judged(|facts| facts.serving.certificates = found);
+        bad(&findings).into_iter().filter(|told| told.contains("serving-ca")).collect::<Vec<_>>()
+    };
+    assert!(of_ca(certificates((-100, -1)))[0].starts_with("fault serving-ca: the serving CA is not valid"));
+    assert!(of_ca(certificates((-360, 5)))[0].starts_with("warning serving-ca: the serving CA is about to end"));
+    assert!(of_ca(Ok(None))[0].starts_with("fault serving-ca: is not there"));
+    assert!(of_ca(Ok(Some(Ok(Vec::new()))))[0].starts_with("fault serving-ca: holds no certificate"));
+    assert!(
+        of_ca(Ok(Some(Certificate::all(b"canary"))))[0].starts_with("fault serving-ca: its certificate is of no use")
+    );
+    // caBundle tells, too.
+    assert!(of_ca(Err(unseen())).is_empty());
+    let nothing = judged(|facts| {
+        facts.serving.certificates = Err(unseen());
+        (facts.serving.mutating, facts.serving.validating) = (Ok(None), Ok(None));
+    });
+    assert!(bad(&nothing).iter().any(|told| told.starts_with("unseen serving-ca")), "{nothing:?}");
+}
+
+#[test]
+fn a_leaf_from_a_file_is_to_be_accepted() {
+    let leaf = pem(&["gitlab-runner-webhook.gitlab-runner-webhook.svc"], (-100, 100));
+    let findings = judged(|facts| {
+        facts.program.tls = TlsMode::Files;
+        facts.serving.certificates = Ok(Some(Certificate::all(leaf.as_bytes())));
+    });
+    let told = bad(&findings);
+    assert!(
+        told.len() == 2 && told.iter().all(|told| told.contains("does not accept the certificate of Secret")),
+        "{told:?}"
+    );
+}
