@@ -407,6 +407,7 @@ fn the_files_are_where_the_flags_look_for_them() {
         let config = format!("configMap {}", text(&only(&objects, "ConfigMap")["metadata"]["name"]));
         let mut expected = vec![
             (settings.config.unwrap(), config.as_str(), "config.yaml"),
+            (settings.log_level_file.unwrap(), "configMap gitlab-runner-webhook-log-level", "level"),
             (account.join("token"), "serviceAccountToken", ""),
             (account.join("ca.crt"), "configMap kube-root-ca.crt", "ca.crt"),
             (account.join("namespace"), "downwardAPI", ""),
