@@ -14,6 +14,14 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Annotation on a clone that names its source as `<namespace>/<name>`.
 pub const ANNOTATION_SOURCE: &str = "gitlab-runner-webhook/source";
 
+/// Annotation on a clone, where Deployments are restarted by its content: the `resourceVersion` that the source had when
+/// the clone got the content that it has.
+pub const ANNOTATION_CONTENT: &str = "gitlab-runner-webhook/content";
+
+/// Annotation on the pods of a Deployment that is restarted: [`ANNOTATION_CONTENT`] of the clones in its namespace, in
+/// the order of the configuration, with a '.' between.
+pub const ANNOTATION_RESTARTED_FOR: &str = "gitlab-runner-webhook/restarted-for";
+
 /// Prefix of the labels that Kyverno's `generate` rules put on a clone.
 pub const LABEL_PREFIX_KYVERNO: &str = "generate.kyverno.io/";
 
@@ -102,6 +110,8 @@ pub const FIELD_MANAGER_CA: &str = "gitlab-runner-webhook-ca";
 /// Field manager of `caBundle` in our webhook configurations. It owns nothing else.
 pub const FIELD_MANAGER_CA_BUNDLE: &str = "gitlab-runner-webhook-ca-bundle";
 
+/// Field manager of [`ANNOTATION_RESTARTED_FOR`]. It owns nothing else.
+pub const FIELD_MANAGER_RESTART: &str = "gitlab-runner-webhook-restart";
 /// Field manager of Events.
 pub const FIELD_MANAGER_EVENT: &str = "gitlab-runner-webhook-event";
 

@@ -465,7 +465,7 @@ fn the_pod_is_restricted() {
 fn the_shipped_configuration_writes_the_defaults_out() {
     let objects = overlay("default");
     let file = text(&only(&objects, "ConfigMap")["data"]["config.yaml"]);
-    let Config { runner_namespaces, clones, certs_secret_name, public_roots, inject, variables, gate } =
+    let Config { runner_namespaces, clones, certs_secret_name, public_roots, inject, variables, gate, restart } =
         Config::from_yaml(file).unwrap();
     let default = Config::default();
     assert_eq!(runner_namespaces.names, default.runner_namespaces.names);
@@ -476,6 +476,7 @@ fn the_shipped_configuration_writes_the_defaults_out() {
     assert_eq!(inject, default.inject);
     assert_eq!(variables, default.variables);
     assert_eq!(gate, default.gate);
+    assert_eq!(restart, default.restart);
     // Nothing is left for the reader to guess.
     for field in ["from: null", "publicRoots:", "services:", "additive:", "replacing:", "giveUpAfter:", "then:"] {
         assert!(file.lines().any(|line| line.trim_start().starts_with(field)), "{field}");

@@ -9,8 +9,8 @@ use kube::core::Expression;
 use serde::Deserialize;
 
 use super::{
-    CloneSpec, Config, Gate, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted, PublicRoots,
-    RunnerNamespaces, SecretName, Variables,
+    CloneSpec, Config, DeploymentName, Gate, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted,
+    PublicRoots, RunnerNamespaces, SecretName, Variables,
     error::{ConfigError, invalid},
     labels::{SelectorFile, check_label},
 };
@@ -52,6 +52,13 @@ struct File {
     certs_secret_name: SecretName,
     certs: CertsFile,
     gate: GateFile,
+    restart: RestartFile,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct RestartFile {
+    deployments: BTreeSet<DeploymentName>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +122,7 @@ impl Default for File {
             certs_secret_name: default_certs_secret_name(),
             certs: CertsFile::default(),
             gate: GateFile::default(),
+            restart: RestartFile::default(),
         }
     }
 }
@@ -229,6 +237,11 @@ impl File {
             selector.extend([Expression::NotIn(names::LABEL_NAMESPACE_NAME.to_owned(), never.clone())]);
         }
 
+        let says_content = !self.restart.deployments.is_empty();
+        for clone in &mut clones {
+            clone.says_content = says_content;
+        }
+
         Ok(Config {
             runner_namespaces: RunnerNamespaces { names, selectors },
             clones,
@@ -237,6 +250,7 @@ impl File {
             inject: self.certs.inject.into(),
             variables: self.certs.variables.check()?,
             gate: self.gate.check()?,
+            restart: self.restart.deployments,
         })
     }
 }
@@ -250,6 +264,7 @@ impl CloneFile {
             on_foreign_target: self.on_foreign_target,
             labels: self.labels,
             holds_certs: false,
+            says_content: false,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use kube::core::Selector;
 
 pub use error::ConfigError;
-pub use names::{ConfigurationName, NameError, NamespaceName, SecretName, ServiceName};
+pub use names::{ConfigurationName, DeploymentName, NameError, NamespaceName, SecretName, ServiceName};
 pub use settings::{LogFormat, Settings, TlsMode};
 
 /// The behaviour, checked: whatever is in here can be acted on.
@@ -34,6 +34,9 @@ pub struct Config {
     pub variables: Variables,
     /// What happens to a pod whose clone is missing or stale.
     pub gate: Gate,
+    /// Deployments in each runner namespace whose pods are replaced when the content of a clone there changes. None as
+    /// a rule.
+    pub restart: BTreeSet<DeploymentName>,
 }
 
 /// Runner namespaces: those named, and those whose labels match one of the selectors.
@@ -60,6 +63,8 @@ pub struct CloneSpec {
     pub labels: BTreeMap<String, String>,
     /// Whether this is `certsSecretName`, cloned because `certs.from` says so.
     pub holds_certs: bool,
+    /// Whether the clone says since when it has its content, for Deployments that are restarted by that.
+    pub says_content: bool,
 }
 
 impl CloneSpec {

@@ -87,6 +87,15 @@ checked_name!(
 );
 
 checked_name!(
+    /// Name of a Deployment: an RFC 1123 subdomain.
+    DeploymentName,
+    "Deployment name",
+    253,
+    |value: &str| value.split('.').all(is_label_of_any_length),
+    "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends of each part"
+);
+
+checked_name!(
     /// Name of a webhook configuration: an RFC 1123 subdomain.
     ConfigurationName,
     "name of a webhook configuration",

@@ -7,7 +7,7 @@ use super::{
     text::{fill, flow, scalar},
 };
 use crate::{
-    config::{Config, NamespaceName, SecretName},
+    config::{Config, DeploymentName, NamespaceName, SecretName},
     names::{CONFIGMAP_TRUST, event},
 };
 
@@ -19,9 +19,18 @@ pub(super) fn cluster_role(config: &Config) -> String {
             ("clones", clones(config)),
             ("certs", certs(config)),
             ("events", events(config)),
+            ("deployments", deployments(config)),
             ("namespaces", namespaces(config)),
         ],
     )
+}
+
+fn deployments(config: &Config) -> String {
+    if config.restart.is_empty() {
+        return String::new();
+    }
+    let names = flow(config.restart.iter().map(DeploymentName::as_str));
+    fill(include_str!("templates/rbac-deployments.yaml"), &[("deployments", names)])
 }
 
 /// The names of the Events about clones and trust bundles.
@@ -76,6 +85,7 @@ pub(super) fn roles(config: &Config) -> String {
     }
     rules += &rule("configmaps", &flow([CONFIGMAP_TRUST]), "[create, patch, update, delete]");
     rules += &rule("events", &events(config), "[create, patch]");
+    rules += &deployments(config);
     let names = config.runner_namespaces.names.iter();
     let of_runners = names.map(|namespace| role("A runner namespace.", namespace, &rules));
 

@@ -9,6 +9,7 @@ use super::{
     observe::{Observed, Subject, Target},
     plan::{Cause, CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{self, Order, Queue},
+    restart::{self, Contents, Restarts},
     secret::{SecretState, Source},
     states::States,
     watches::{Event, Watches},
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::{
     cluster::{Clients, Events, Problem, Reason, Requests},
-    config::{Config, Settings},
+    config::{Config, NamespaceName, Settings},
+    names::ANNOTATION_CONTENT,
     shutdown::Shutdown,
     snapshot::{self, SharedSnapshot, Snapshot},
     telemetry::{
@@ -46,6 +48,8 @@ pub struct Driver {
     work: JoinSet<Done>,
     writes: usize,
     states: States,
+    contents: Contents,
+    restarts: Option<Restarts>,
     /// Whether the snapshot is behind what is known here.
     stale: bool,
 }
@@ -82,6 +86,8 @@ struct Action {
     name: &'static str,
     /// Resource version of the source whose content was written.
     version: Option<String>,
+    /// Whether the clone had other content before.
+    changes_content: bool,
     /// Names of the keys that a foreign Secret had.
     replaced_keys: Option<Vec<String>>,
 }
@@ -99,6 +105,7 @@ impl Driver {
     ) -> Self {
         let watches = Watches::new(&config, settings.watch_timeout, clients.watch.clone(), health, metrics.clone());
         let requests = Requests::new(clients.request.clone());
+        let (contents, restarts) = restart::channel(Arc::clone(&config), requests.clone(), metrics.clone());
         let driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
             reads: config.clones.iter().map(|_| Read::default()).collect(),
@@ -110,6 +117,8 @@ impl Driver {
             states: States::new(Arc::clone(&config), metrics.clone(), events),
             publisher: Publisher::new(requests.clone(), Arc::clone(&config)),
             stale: false,
+            contents,
+            restarts: Some(restarts),
             config,
             watches,
             metrics,
@@ -122,6 +131,11 @@ impl Driver {
     /// Runs until shutdown, then lets the writes under way end.
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut beat = time::interval(BEAT_INTERVAL);
+        // Ends with this loop.
+        let mut beside = JoinSet::new();
+        if let Some(restarts) = self.restarts.take() {
+            beside.spawn(restarts.run());
+        }
         loop {
             let due = self.next_due();
             tokio::select! {
@@ -327,6 +341,9 @@ impl Driver {
                 if let Some(keys) = keys {
                     tracing::warn!(object, namespace, keys, "a foreign Secret was replaced by the clone");
                 }
+                if matches!(target.subject, Subject::Clone(_)) && action.changes_content {
+                    self.contents.wrote(&target.namespace);
+                }
                 let source_version = action.version.as_deref();
                 tracing::info!(
                     object,
@@ -373,8 +390,19 @@ impl Driver {
             },
             _ => None,
         };
+        if matches!((rest, target.subject), (Rest::Synced, Subject::Clone(_))) {
+            self.tell_content(&target.namespace);
+        }
         let uid = self.observed.uid(target);
         self.stale |= self.states.rest(target, rest, detail.as_deref(), uid, Instant::now());
+    }
+
+    /// Which content the clones of a namespace have, for Deployments that are restarted by that.
+    fn tell_content(&mut self, namespace: &NamespaceName) {
+        let clones = (0..self.config.clones.len()).filter_map(|clone| self.observed.target(clone, namespace));
+        let version = |clone: &SecretState| clone.metadata.annotations.as_ref()?.get(ANNOTATION_CONTENT).cloned();
+        let versions: Vec<_> = clones.map(version).collect();
+        self.contents.are(namespace, versions.into_iter());
     }
 
     fn publish(&self) {
@@ -419,6 +447,7 @@ impl Action {
         };
         Self {
             name,
+            changes_content: cause.is_some_and(|cause| cause != Cause::Marks),
             version: source.and_then(|source| source.state.metadata.resource_version.clone()),
             replaced_keys: there.filter(|_| cause == Some(Cause::Foreign)).map(|there| there.keys.clone()),
         }

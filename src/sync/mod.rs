@@ -8,6 +8,7 @@ mod driver;
 mod observe;
 mod plan;
 mod queue;
+mod restart;
 mod secret;
 mod states;
 mod watches;

@@ -1,17 +1,19 @@
 //! The one writer of clones, and the quorum reads that go before its writes.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::core::{PartialObjectMeta, SelectorExt as _};
 use serde_json::json;
 
 use super::{
     plan::{Cause, Plan, Unwanted},
-    secret::{Payload, SecretState, Source},
+    secret::{SecretState, Source},
 };
 use crate::{
     cluster::{Problem, Requests, Version},
     config::{CloneSpec, NamespaceName, RunnerNamespaces},
-    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
+    names::{ANNOTATION_CONTENT, ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
 };
 
 /// Reads sources and writes clones.
@@ -42,13 +44,13 @@ impl Writer {
         there: Option<&SecretState>,
     ) -> Result<bool, Problem> {
         match (plan, source, there) {
-            (Plan::Create, Some(source), _) => self.create(spec, namespace, &source.payload).await?,
+            (Plan::Create, Some(source), _) => self.create(spec, namespace, source).await?,
             (Plan::Update(cause), Some(source), Some(there)) => {
-                self.update(spec, namespace, &source.payload, there, *cause).await?;
+                self.update(spec, namespace, source, there, *cause).await?;
             }
             (Plan::Replace(_), Some(source), Some(there)) => {
                 self.delete(spec, namespace, there).await?;
-                self.create(spec, namespace, &source.payload).await?;
+                self.create(spec, namespace, source).await?;
             }
             (Plan::Delete(why), _, Some(there)) => {
                 // The clone may have come to us before its namespace did: ask before deleting.
@@ -79,11 +81,12 @@ impl Writer {
         Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
     }
 
-    async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, payload: &Payload) -> Result<(), Problem> {
+    async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, source: &Source) -> Result<(), Problem> {
+        let payload = &source.payload;
         let mut labels = spec.labels.clone();
         labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
         let clone = json!({
-            "metadata": {"labels": labels, "annotations": {ANNOTATION_SOURCE: spec.source()}},
+            "metadata": {"labels": labels, "annotations": annotations(spec, source)},
             "type": payload.secret_type(),
             "data": payload.data(),
         });
@@ -96,16 +99,21 @@ impl Writer {
         &self,
         spec: &CloneSpec,
         namespace: &NamespaceName,
-        payload: &Payload,
+        source: &Source,
         target: &SecretState,
         cause: Cause,
     ) -> Result<(), Problem> {
+        let payload = &source.payload;
         let mut metadata = target.metadata.clone();
         if cause == Cause::Marks || !target.is_kyvernos() {
             let labels = metadata.labels.get_or_insert_default();
             labels.extend(spec.labels.clone());
             labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
-            metadata.annotations.get_or_insert_default().insert(ANNOTATION_SOURCE.to_owned(), spec.source());
+            let mut ours = annotations(spec, source);
+            if cause == Cause::Marks {
+                ours.remove(ANNOTATION_CONTENT);
+            }
+            metadata.annotations.get_or_insert_default().extend(ours);
         }
         let clone = Secret {
             metadata,
@@ -122,4 +130,13 @@ impl Writer {
             Version { uid: target.metadata.uid.clone(), resource_version: target.metadata.resource_version.clone() };
         self.requests.delete::<Secret>(namespace, spec.secret.as_str(), version).await
     }
+}
+
+/// Our annotations on a clone that gets the content of its source.
+fn annotations(spec: &CloneSpec, source: &Source) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([(ANNOTATION_SOURCE.to_owned(), spec.source())]);
+    if let Some(version) = source.state.metadata.resource_version.clone().filter(|_| spec.says_content) {
+        annotations.insert(ANNOTATION_CONTENT.to_owned(), version);
+    }
+    annotations
 }

@@ -9,7 +9,7 @@ use test_support::{documents, repository};
 use crate::{flags, page};
 
 /// Each field, and what it means.
-const FIELDS: [(&str, &str); 20] = [
+const FIELDS: [(&str, &str); 21] = [
     ("runnerNamespaces.names", "Runner namespaces by name. Neither `gitlab-runner-webhook` nor `kube-*`."),
     (
         "runnerNamespaces.selectors",
@@ -65,6 +65,11 @@ const FIELDS: [(&str, &str); 20] = [
         "What happens after that. `admit`: the pod is let in with a warning; kubelet waits for the Secret. `deny`: it is \
          turned away as before.",
     ),
+    (
+        "restart.deployments",
+        "Deployments in each runner namespace that are restarted, as `kubectl rollout restart` does it, when the content of \
+         a clone there changes: once for each change, and never because this program restarts. Takes a right on them.",
+    ),
     ("selectors[].matchLabels", "In a selector: labels that a namespace has."),
     (
         "selectors[].matchExpressions",
@@ -72,7 +77,7 @@ const FIELDS: [(&str, &str); 20] = [
     ),
 ];
 /// Everything that has fields: where a wrong one is put, and how the fields in it are called.
-const OBJECTS: [(&str, &str); 9] = [
+const OBJECTS: [(&str, &str); 10] = [
     ("{wrong: 1}", ""),
     ("runnerNamespaces: {wrong: 1}", "runnerNamespaces."),
     ("runnerNamespaces: {selectors: [{wrong: 1}]}", "selectors[]."),
@@ -81,6 +86,7 @@ const OBJECTS: [(&str, &str); 9] = [
     ("certs: {inject: {wrong: 1}}", "certs.inject."),
     ("certs: {variables: {wrong: 1}}", "certs.variables."),
     ("gate: {wrong: 1}", "gate."),
+    ("restart: {wrong: 1}", "restart."),
     ("runnerNamespaces: {selectors: [{matchExpressions: [{wrong: 1}]}]}", "selectors[].matchExpressions[]."),
 ];
 
@@ -90,7 +96,9 @@ fn accepted() -> BTreeSet<String> {
     for (yaml, prefix) in OBJECTS {
         let error = Config::from_yaml(yaml).unwrap_err().to_string();
         let line = error.lines().next().unwrap();
-        let Some((_, names)) = line.split_once("expected one of ") else { panic!("{yaml}: {error}") };
+        // Where there is only one, it is named alone.
+        let named = line.split_once("expected one of ").or_else(|| line.split_once("expected "));
+        let Some((_, names)) = named else { panic!("{yaml}: {error}") };
         found.extend(names.split(", ").map(|name| format!("{prefix}{}", name.trim_matches('`'))));
     }
     // Those that only hold others, and the three of an expression, which its own row names.

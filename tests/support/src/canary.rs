@@ -11,7 +11,9 @@ static VALUES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Remembers the values of a Secret, as they are and as the API carries them.
 pub fn remember(secret: &Secret) {
-    let data = secret.data.iter().flat_map(|data| data.values().cloned());
+    // Until when a former serving CA is trusted is no secret, and a time as the log has many.
+    let data = secret.data.iter().flatten().filter(|(key, _)| !key.ends_with(".until"));
+    let data = data.map(|(_, value)| value.clone());
     let written = secret.string_data.iter().flat_map(|data| data.values().map(|text| ByteString(text.clone().into())));
     let mut values = VALUES.lock().expect("the values");
     for value in data.chain(written).filter(|value| value.0.len() >= SHORTEST) {
