@@ -97,8 +97,8 @@ fn accepted() -> BTreeSet<String> {
         let error = Config::from_yaml(yaml).unwrap_err().to_string();
         let line = error.lines().next().unwrap();
         // Where there is only one, it is named alone.
-        let named = line.split_once("expected one of ").or_else(|| line.split_once("expected "));
-        let Some((_, names)) = named else { panic!("{yaml}: {error}") };
+        let expected = line.split_once("expected one of ").or_else(|| line.split_once("expected "));
+        let Some((_, names)) = expected else { panic!("{yaml}: {error}") };
         found.extend(names.split(", ").map(|name| format!("{prefix}{}", name.trim_matches('`'))));
     }
     // Those that only hold others, and the three of an expression, which its own row names.
