@@ -68,7 +68,7 @@ fn every_metric_and_label_that_is_asked_for_is_exported() {
     for expression in expressions() {
         let asked = asked(&expression);
         assert!(!asked.is_empty(), "{expression}");
-        assert_eq!(expression.matches('(').count(), expression.matches(')').count(), "{expression}");
+        promql_parser::parser::parse(&expression).unwrap_or_else(|error| panic!("{error}: {expression}"));
         for (name, labels) in asked {
             let there = exported.get(&name).unwrap_or_else(|| panic!("{name} is not exported: {expression}"));
             for label in labels {
@@ -78,6 +78,13 @@ fn every_metric_and_label_that_is_asked_for_is_exported() {
         }
     }
     assert!(names.len() >= 11, "{names:?}");
+}
+
+#[test]
+fn an_expression_that_prometheus_would_not_read_is_noticed() {
+    for bad in ["sum by (a (x)", "rate(x[5m)", "x >"] {
+        assert!(promql_parser::parser::parse(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]
