@@ -30,8 +30,9 @@ use kube::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, Tool,
+    Cluster, Setup, Tool,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    control_plane::ControlPlane,
     wait,
 };
 
@@ -50,7 +51,13 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let cluster = Cluster::with_source(&[("runner-token", "t")]).await;
+        Self::with(Setup::default()).await
+    }
+
+    async fn with(setup: Setup<'_>) -> Self {
+        let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
+        cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
+        cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "t")]).await;
         cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
         cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -188,6 +195,25 @@ async fn from_nothing_to_trusted_and_at_rest_no_write() {
             assert!(!tool.log_text().contains(line) && !page.contains(line), "a key in log or metrics");
         }
     }
+}
+
+/// An apply that named them in another order would change theirs, and be refused by the guard.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_webhooks_each_has_its_ca_bundle_and_its_place() {
+    let config =
+        "runnerNamespaces: {names: [gitlab-runner], selectors: [{matchLabels: {a: b}}, {matchLabels: {c: d}}]}";
+    let fixture = Fixture::with(Setup { config: Some(config) }).await;
+    let order = async |kind| -> Vec<String> {
+        let webhooks = fixture.configurations(kind).get(NAME).await.unwrap().data["webhooks"].clone();
+        webhooks.as_array().unwrap().iter().map(|webhook| webhook["name"].to_string()).collect()
+    };
+    let before = [order(KINDS[0]).await, order(KINDS[1]).await];
+    assert_eq!((before[0].len(), before[1].len()), (6, 3));
+    let tool = fixture.cluster.tool(BINARY).await.self_managed().config(config);
+    let _tool = tool.flag("--listen", &format!("127.0.0.1:{}", fixture.port)).start().await;
+    fixture.settled(USABLE, |_| true).await;
+    fixture.trusted().await;
+    assert_eq!([order(KINDS[0]).await, order(KINDS[1]).await], before);
 }
 
 /// Overwrites each caBundle of one kind.

@@ -1,6 +1,7 @@
 //! The loop that keeps leaf, CA Secret and `caBundle` right.
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -58,8 +59,8 @@ pub struct Rotation {
     was_published: bool,
     /// Whether the Secret was written, and the watch has not brought it yet.
     wrote: bool,
-    /// What went wrong last, and has not gone right since.
-    problem: Option<Problem>,
+    /// What went wrong with each object, and has not gone right since.
+    problems: BTreeMap<String, Problem>,
     /// The state that was last logged.
     said: Option<&'static str>,
 }
@@ -136,7 +137,7 @@ impl Rotation {
             store_pause: Pause::default(),
             was_published: false,
             wrote: false,
-            problem: None,
+            problems: BTreeMap::new(),
             said: None,
             options,
         }
@@ -285,7 +286,7 @@ impl Rotation {
             Ok(()) => {
                 self.store_pause.echo();
                 self.wrote = true;
-                self.problem = None;
+                self.problems.remove(&object);
                 let cause = cause.as_str();
                 info!(object, cause, ca = %keyring.current.id(), "CA Secret written");
             }
@@ -293,7 +294,7 @@ impl Rotation {
             Err(problem) if problem.reason == Reason::Conflict => self.store_pause.echo(),
             Err(problem) => {
                 self.store_pause.after_failure(problem.retry_after);
-                self.complain(problem);
+                self.complain(object, problem);
             }
         }
     }
@@ -305,11 +306,14 @@ impl Rotation {
         // The watch of the Secret may be behind that of the configurations: who publishes what it last saw may take
         // away the trust in a CA that another replica serves by.
         match self.store.get().await {
-            Ok(seen) => self.read(seen.map(Box::new)),
+            Ok(seen) => {
+                self.problems.remove(&self.store.object());
+                self.read(seen.map(Box::new));
+            }
             Err(problem) => {
                 self.mutating.pause.after_failure(problem.retry_after);
                 self.validating.pause.after_failure(problem.retry_after);
-                return self.complain(problem);
+                return self.complain(self.store.object(), problem);
             }
         }
         let Stored::Keyring { keyring, .. } = &self.stored else { return };
@@ -321,12 +325,12 @@ impl Rotation {
             match result {
                 Ok(()) => {
                     self.side(kind).pause.echo();
-                    self.problem = None;
+                    self.problems.remove(&object);
                     info!(object, "caBundle written");
                 }
                 Err(problem) => {
                     self.side(kind).pause.after_failure(problem.retry_after);
-                    self.complain(problem);
+                    self.complain(object, problem);
                 }
             }
         }
@@ -348,7 +352,7 @@ impl Rotation {
     fn show(&mut self) {
         let now = self.clock.now();
         let leaf = self.leaf.as_ref().filter(|leaf| leaf.validity.holds(now));
-        let problem = self.problem.as_ref().map(ToString::to_string);
+        let problem = self.problems.values().next().map(ToString::to_string);
         match leaf {
             Some(_) => self.serving.set(true),
             None => self.serving.fail(problem.as_deref().unwrap_or("none yet")),
@@ -397,12 +401,12 @@ impl Rotation {
         self.metrics.writes.get_or_create(&WriteLabels { object, action, result }).inc();
     }
 
-    /// Logs a problem, once for each change of its words.
-    fn complain(&mut self, problem: Problem) {
-        if self.problem.as_ref().map(ToString::to_string) != Some(problem.to_string()) {
-            warn!(reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
+    /// Logs a problem with an object, once for each change of its words.
+    fn complain(&mut self, object: String, problem: Problem) {
+        if self.problems.get(&object).map(ToString::to_string) != Some(problem.to_string()) {
+            warn!(object, reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
         }
-        self.problem = Some(problem);
+        self.problems.insert(object, problem);
     }
 }
 
