@@ -1,6 +1,6 @@
 //! Two clients: a patient one for watches, a prompt one for requests.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderValue, header};
 use kube::{
@@ -8,7 +8,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::names;
+use crate::{crypto, names};
 
 /// Connections to one API server.
 #[derive(Clone)]
@@ -64,6 +64,39 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Clients, ConnectError>
     config.write_timeout = Some(Duration::from_secs(15));
     let request = client(config)?;
     Ok(Clients { watch, request })
+}
+
+/// A client of whoever runs a command, and the address of the API server: from the kubeconfig file, else `KUBECONFIG`,
+/// else `~/.kube/config`, else the pod's `ServiceAccount`. Each request ends within `deadline`.
+///
+/// # Errors
+/// Names the file or the context that cannot be used.
+pub async fn connect_as_caller(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+    deadline: Duration,
+) -> Result<(Client, String), ConnectError> {
+    // The kube client takes the process-wide provider; a second installation changes nothing.
+    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
+    let file =
+        kubeconfig.map_or_else(|| "from KUBECONFIG or ~/.kube/config".to_owned(), |path| path.display().to_string());
+    let unusable = |problem: String| ConnectError::Kubeconfig { path: file.clone(), problem };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let mut config = match (read, Config::incluster()) {
+        (Ok(read), _) => {
+            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(error.to_string()))?
+        }
+        (Err(_), Ok(config)) if kubeconfig.is_none() && context.is_none() => config,
+        (Err(error), _) => return Err(unusable(error.to_string())),
+    };
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
+    config.connect_timeout = Some(deadline);
+    config.read_timeout = Some(deadline);
+    config.write_timeout = Some(deadline);
+    config.default_retry = false;
+    let url = config.cluster_url.to_string();
+    Ok((client(config)?, url))
 }
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {

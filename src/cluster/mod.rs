@@ -8,7 +8,7 @@ mod request;
 mod watch;
 mod watch_health;
 
-pub use client::{Clients, ConnectError, connect};
+pub use client::{Clients, ConnectError, connect, connect_as_caller};
 pub use error::{Problem, Reason};
 pub use events::{Events, Occurrence, Regarding, Teller};
 pub use peers::Peers;

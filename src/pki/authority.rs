@@ -219,19 +219,27 @@ impl Leaf {
     /// Whether a client that trusts these CA certificates (DER), and no others, accepts it for this name: what the API
     /// server does with `caBundle`.
     pub fn is_accepted(&self, name: &str, trusted: &[Vec<u8>], now: Timestamp) -> bool {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(trusted.iter().map(|der| CertificateDer::from(der.as_slice())));
-        let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto::provider()).build()
-        else {
-            return false;
-        };
-        let Ok(seconds) = u64::try_from(now.as_second()) else { return false };
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let (Some((leaf, rest)), Ok(name)) = (self.key.cert.split_first(), ServerName::try_from(name)) else {
-            return false;
-        };
-        verifier.verify_server_cert(leaf, rest, &name, &[], now).is_ok()
+        is_accepted(&self.key.cert, name, trusted.iter().map(Vec::as_slice), now)
     }
+}
+
+/// Whether a client that trusts these CA certificates (DER), and no others, accepts this chain for this name.
+pub fn is_accepted<'a>(
+    chain: &[CertificateDer<'_>],
+    name: &str,
+    trusted: impl Iterator<Item = &'a [u8]>,
+    now: Timestamp,
+) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(trusted.map(CertificateDer::from));
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto::provider()).build();
+    let (Ok(verifier), Some((leaf, rest)), Ok(name), Ok(seconds)) =
+        (verifier, chain.split_first(), ServerName::try_from(name), u64::try_from(now.as_second()))
+    else {
+        return false;
+    };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    verifier.verify_server_cert(leaf, rest, &name, &[], now).is_ok()
 }
 
 impl fmt::Debug for Leaf {

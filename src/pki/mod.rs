@@ -35,7 +35,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use authority::{AuthorityError, AuthorityId, Leaf, Validity};
+pub use authority::{AuthorityError, AuthorityId, Leaf, Validity, is_accepted};
 pub use clock::Clock;
 pub use files::{CertificateError, CertificateFiles, FileCertificate};
 pub use keyring::{

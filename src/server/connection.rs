@@ -4,8 +4,12 @@ use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{Router, body::Body, response::IntoResponse as _};
@@ -18,7 +22,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::sleep,
+};
 use tower::ServiceExt as _;
 use tracing::{debug, error};
 
@@ -40,6 +47,9 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
 }
 
+/// How long, at the end, the first request of a connection is waited for.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
 /// Serves until the client or shutdown ends it, or a timer runs out.
 pub(super) async fn converse<S>(stream: S, slot: Arc<Slot>, shared: Shared, mut shutdown: Shutdown)
 where
@@ -54,13 +64,26 @@ where
         .max_headers(shared.limits.headers)
         .max_buf_size(shared.limits.buffer);
     let hears = shutdown.clone();
-    let service = service_fn(move |request| serve(request, Arc::clone(&slot), shared.clone(), hears.clone()));
+    let was_asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&was_asked);
+    let service = service_fn(move |request| {
+        asks.store(true, Ordering::Relaxed);
+        serve(request, Arc::clone(&slot), shared.clone(), hears.clone())
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // hyper closes at once what it has read nothing from, and a first request may be there already.
+            let patience = if was_asked.load(Ordering::Relaxed) { Duration::ZERO } else { FIRST_REQUEST };
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = sleep(patience) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -1,18 +1,14 @@
 //! A certificate, as far as it is judged. PURE.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::net::IpAddr;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use rustls::{
-    RootCertStore,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
-    crypto,
     pem::{self, PemError},
+    pki,
 };
 
 /// What is this close to its end is worth a word, unless its whole life is short.
@@ -118,19 +114,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 /// Whether a client that trusts these CAs and no others accepts this chain for this name: what the API server does
 /// with `caBundle`.
 pub fn is_accepted(chain: &[Certificate], name: &str, trusted: &[Certificate], now: Timestamp) -> bool {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(trusted.iter().map(|ca| CertificateDer::from(ca.der.as_slice())));
-    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto::provider()).build() else {
-        return false;
-    };
     let chain: Vec<_> = chain.iter().map(|each| CertificateDer::from(each.der.as_slice())).collect();
-    let (Some((leaf, rest)), Ok(name), Ok(seconds)) =
-        (chain.split_first(), ServerName::try_from(name), u64::try_from(now.as_second()))
-    else {
-        return false;
-    };
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    verifier.verify_server_cert(leaf, rest, &name, &[], now).is_ok()
+    pki::is_accepted(&chain, name, trusted.iter().map(|ca| ca.der.as_slice()), now)
 }
 
 #[cfg(test)]

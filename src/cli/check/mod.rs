@@ -26,17 +26,11 @@ mod trust;
 use std::{
     io::{IsTerminal as _, Write as _},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use http::{HeaderValue, header};
-use kube::{
-    Client, Config as ClientConfig,
-    config::{KubeConfigOptions, Kubeconfig},
-};
 
 use self::{
     facts::{Facts, Refused},
@@ -44,8 +38,9 @@ use self::{
     report::{Check, Finding, Level, Report},
 };
 use crate::{
+    cluster::connect_as_caller,
     config::{ConfigurationName, NamespaceName, SecretName, ServiceName},
-    crypto, names,
+    names,
 };
 
 /// What it is told.
@@ -103,8 +98,6 @@ pub enum Output {
 /// # Errors
 /// What was given cannot be used, or the output cannot be written.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    // The kube client takes the process-wide provider; a second installation changes nothing.
-    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(look(arguments))?;
     let mut output = std::io::stdout();
@@ -121,7 +114,8 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 
 async fn look(arguments: &Arguments) -> Result<Report> {
     let deadline = Duration::from_secs(arguments.timeout.into());
-    let (client, server) = connect(arguments, deadline).await?;
+    let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
+    let (client, server) = connect_as_caller(kubeconfig, context, deadline).await?;
     let reader = Reader::new(client, deadline);
     // Without it nothing can be seen, and once is enough to say so.
     let version = match reader.answers().await {
@@ -177,29 +171,4 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         finding.check != Check::Reach || is_registered || facts.serving.reach != facts::Reach::Silent
     });
     findings
-}
-
-/// A client of the caller, and the address of the API server.
-async fn connect(arguments: &Arguments, deadline: Duration) -> Result<(Client, String)> {
-    let options = KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
-    let config = match (&arguments.kubeconfig, &arguments.context) {
-        (Some(path), _) => match Kubeconfig::read_from(path) {
-            Ok(kubeconfig) => ClientConfig::from_custom_kubeconfig(kubeconfig, &options).await,
-            Err(error) => Err(error),
-        }
-        .with_context(|| format!("kubeconfig {}; name another with --kubeconfig", path.display()))?,
-        (None, Some(context)) => ClientConfig::from_kubeconfig(&options)
-            .await
-            .with_context(|| format!("context {context:?}; name another with --context"))?,
-        (None, None) => ClientConfig::infer().await.context("no kubeconfig; name one with --kubeconfig")?,
-    };
-    let mut config = config;
-    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
-    config.connect_timeout = Some(deadline);
-    config.read_timeout = Some(deadline);
-    config.write_timeout = Some(deadline);
-    config.default_retry = false;
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).with_context(|| format!("no client for {server}"))?;
-    Ok((client, server))
 }

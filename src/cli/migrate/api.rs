@@ -1,24 +1,21 @@
 //! The API server as the caller's kubeconfig reaches it: JSON by path, each request with a deadline.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::{
     Method, Request,
     header::{ACCEPT, CONTENT_TYPE},
 };
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{ConnectError, Problem, Reason},
-    crypto, names,
+    cluster::{Problem, Reason},
+    names,
 };
 
 /// Longest wait for one answer.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 /// How often a request is made to an API server that asks for patience.
 const ATTEMPTS: u32 = 6;
 /// Objects in one page of a list.
@@ -55,33 +52,6 @@ pub(super) enum PatchKind {
 #[derive(Clone)]
 pub(super) struct Caller {
     client: Client,
-}
-
-/// A client from `--kubeconfig`, else `KUBECONFIG`, else `~/.kube/config`, else the pod's `ServiceAccount`.
-///
-/// # Errors
-/// Names the file or the context that cannot be used.
-pub(super) async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
-    // The kube client takes the process-wide provider; a second installation changes nothing.
-    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
-    let file =
-        kubeconfig.map_or_else(|| "from KUBECONFIG or ~/.kube/config".to_owned(), |path| path.display().to_string());
-    let unusable = |problem: String| ConnectError::Kubeconfig { path: file.clone(), problem };
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
-    let mut config = match (read, Config::incluster()) {
-        (Ok(read), _) => {
-            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(error.to_string()))?
-        }
-        (Err(_), Ok(config)) if kubeconfig.is_none() && context.is_none() => config,
-        (Err(error), _) => return Err(unusable(error.to_string())),
-    };
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(names::USER_AGENT)));
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(DEADLINE);
-    config.default_retry = false;
-    let url = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error.to_string() })
 }
 
 impl Caller {

@@ -31,7 +31,11 @@ use self::{
     steps::Steps,
 };
 pub use self::{plan::Step, policy::PolicyName, steps::StepError};
-use crate::{cluster::Requests, config::NamespaceName, names};
+use crate::{
+    cluster::{Requests, connect_as_caller},
+    config::NamespaceName,
+    names,
+};
 
 /// What it is told.
 #[derive(Clone, Debug, Args)]
@@ -168,7 +172,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn migrate(arguments: &Arguments) -> Result<()> {
-    let client = api::connect(arguments.kubeconfig.as_deref(), arguments.context.as_deref()).await?;
+    let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
+    let (client, _) = connect_as_caller(kubeconfig, context, api::DEADLINE).await?;
     let migration = Migration::prepare(client, &arguments.options).await?;
     say(&migration.report())?;
     if let (Some(path), Some(yaml)) = (&arguments.output_config, migration.configuration()) {
