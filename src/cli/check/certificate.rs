@@ -1,6 +1,6 @@
 //! A certificate, as far as it is judged. PURE.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::CertificateDer;
