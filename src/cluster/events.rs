@@ -73,10 +73,14 @@ pub struct Teller {
     events: Events,
     requests: Requests,
     instance: String,
-    /// What was told last of each Event, how often, and since when.
-    told: HashMap<(NamespaceName, String), Told>,
+    history: History,
 }
 
+/// The troubles that were told and are not over: of each Event which, how often, and since when.
+#[derive(Default)]
+struct History(HashMap<(NamespaceName, String), Told>);
+
+#[derive(Clone, Copy)]
 struct Told {
     reason: &'static str,
     count: u32,
@@ -102,7 +106,7 @@ impl Events {
 impl Teller {
     /// Writes by these requests what `events` take in. `instance` says which replica it is.
     pub fn new(events: Events, requests: &Requests, instance: String) -> Self {
-        Self { events, requests: requests.clone().within(DEADLINE), instance, told: HashMap::new() }
+        Self { events, requests: requests.clone().within(DEADLINE), instance, history: History::default() }
     }
 
     /// Runs until shutdown.
@@ -128,10 +132,7 @@ impl Teller {
         let Occurrence { regarding, is_warning, reason, note } = occurrence;
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
-        // Only what is wrong is remembered, so that this does not grow with all that ever was.
-        let former = self.told.remove(&key).filter(|told| told.reason == *reason);
-        let count = former.as_ref().map_or(1, |told| told.count.saturating_add(1));
-        let first = former.map_or(now, |told| told.first);
+        let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
         let event = json!({
             "metadata": {},
             "involvedObject": {
@@ -152,9 +153,31 @@ impl Teller {
             "reportingInstance": self.instance,
         });
         match self.requests.apply::<CoreEvent>(FIELD_MANAGER_EVENT, &namespace, &name, event).await {
-            Ok(()) if *is_warning => drop(self.told.insert(key, Told { reason, count, first })),
-            Ok(()) => {}
+            Ok(()) => self.history.note(key, occurrence, Told { reason, count, first }),
             Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
+        }
+    }
+}
+
+impl History {
+    /// What an Event about this says of the past; `None`: it is not worth one, for the trouble that is over passed
+    /// before it was told.
+    fn told(&self, key: &(NamespaceName, String), occurrence: &Occurrence, now: Timestamp) -> Option<Told> {
+        let former = self.0.get(key).copied();
+        if !occurrence.is_warning && former.is_none() {
+            return None;
+        }
+        let same = former.filter(|told| told.reason == occurrence.reason);
+        let (count, first) = same.map_or((1, now), |told| (told.count.saturating_add(1), told.first));
+        Some(Told { reason: occurrence.reason, count, first })
+    }
+
+    /// It was told. What is over is forgotten, so that this does not grow with all that ever was.
+    fn note(&mut self, key: (NamespaceName, String), occurrence: &Occurrence, told: Told) {
+        if occurrence.is_warning {
+            self.0.insert(key, told);
+        } else {
+            self.0.remove(&key);
         }
     }
 }
@@ -197,6 +220,26 @@ mod tests {
             events.tell(occurrence("a", &format!("secret-{number}"), "forbidden"));
         }
         assert_eq!(std::iter::from_fn(|| events.take()).count(), MAX_WAITING);
+    }
+
+    #[test]
+    fn a_trouble_is_counted_while_it_lasts_and_its_end_is_told_only_after_it_was() {
+        let mut history = History::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut tell = |reason, is_warning, second| {
+            let occurrence = Occurrence { is_warning, ..occurrence("a", "secret", reason) };
+            let key = ("a".parse().unwrap(), "event".to_owned());
+            let told = history.told(&key, &occurrence, at(second))?;
+            history.note(key, &occurrence, told);
+            Some((told.count, told.first))
+        };
+        assert_eq!(tell("synced", false, 1), None, "it passed before it was told");
+        assert_eq!(tell("forbidden", true, 2), Some((1, at(2))));
+        assert_eq!(tell("forbidden", true, 3), Some((2, at(2))));
+        assert_eq!(tell("quota", true, 4), Some((1, at(4))));
+        assert_eq!(tell("synced", false, 5), Some((1, at(5))));
+        assert_eq!(tell("synced", false, 6), None);
+        assert_eq!(tell("quota", true, 7), Some((1, at(7))));
     }
 
     #[test]
