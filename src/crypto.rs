@@ -14,6 +14,11 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
+/// Makes it the one that the kube client takes, which asks for the process-wide one. A second call changes nothing.
+pub fn install() {
+    let _ = Arc::unwrap_or_clone(provider()).install_default();
+}
+
 /// Whether the provider is in FIPS mode.
 ///
 /// # Errors

@@ -58,6 +58,15 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
     }
 }
 
+/// Certificates in PEM, in their order.
+pub(crate) fn written<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut pem = String::new();
+    for der in certificates {
+        append(&mut pem, der);
+    }
+    pem
+}
+
 /// Appends one certificate: 64 columns, `\n`.
 pub(crate) fn append(pem: &mut String, der: &[u8]) {
     pem.push_str("-----BEGIN CERTIFICATE-----\n");

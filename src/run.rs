@@ -33,8 +33,7 @@ const FINISH: Duration = Duration::from_secs(10);
 /// What was given cannot be used, or a task ended that must not.
 pub async fn run(settings: Settings) -> Result<()> {
     let mut signals = Signals::new()?;
-    // The kube client takes the process-wide provider; a second installation changes nothing.
-    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
+    crypto::install();
     tracing::info!(module = "AWS-LC", fips = crypto::fips_mode()?, "cryptography");
 
     let config = settings.config.as_deref().map(read_config).transpose()?;
@@ -61,6 +60,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let requests = Requests::new(clients.request.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
+    let events = Events::default();
+    let teller = Teller::new(events.clone(), requests.clone(), instance(&settings));
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
     let webhook =
@@ -78,8 +79,6 @@ pub async fn run(settings: Settings) -> Result<()> {
             None
         }
     };
-    let events = Events::default();
-    let teller = Teller::new(events.clone(), &Requests::new(clients.request.clone()), instance(&settings));
     tasks.spawn("events", teller.run(shutdown.clone()));
     let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events);
     tasks.spawn("sync", driver.run(shutdown.clone()));

@@ -1,6 +1,6 @@
 //! Two clients: a patient one for watches, a prompt one for requests.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use http::{HeaderValue, header};
 use kube::{
@@ -54,10 +54,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Clients, ConnectError>
             Err(_) => Config::infer().await.map_err(|error| ConnectError::NoConfiguration(error.to_string()))?,
         },
     };
-    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
     config.connect_timeout = Some(Duration::from_secs(5));
-    config.default_retry = false;
-
     config.read_timeout = None;
     let watch = client(config.clone())?;
     config.read_timeout = Some(Duration::from_secs(15));
@@ -76,8 +73,7 @@ pub async fn connect_as_caller(
     context: Option<&str>,
     deadline: Duration,
 ) -> Result<(Client, String), ConnectError> {
-    // The kube client takes the process-wide provider; a second installation changes nothing.
-    let _ = Arc::unwrap_or_clone(crypto::provider()).install_default();
+    crypto::install();
     let file =
         kubeconfig.map_or_else(|| "from KUBECONFIG or ~/.kube/config".to_owned(), |path| path.display().to_string());
     let unusable = |problem: String| ConnectError::Kubeconfig { path: file.clone(), problem };
@@ -90,11 +86,9 @@ pub async fn connect_as_caller(
         (Err(_), Ok(config)) if kubeconfig.is_none() && context.is_none() => config,
         (Err(error), _) => return Err(unusable(error.to_string())),
     };
-    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
     config.connect_timeout = Some(deadline);
     config.read_timeout = Some(deadline);
     config.write_timeout = Some(deadline);
-    config.default_retry = false;
     let url = config.cluster_url.to_string();
     Ok((client(config)?, url))
 }
@@ -105,7 +99,10 @@ async fn from_file(path: &Path) -> Result<Config, ConnectError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| error(e.to_string()))
 }
 
-fn client(config: Config) -> Result<Client, ConnectError> {
+/// A client that says who it is and hides no retries: who asks decides when to ask again.
+fn client(mut config: Config) -> Result<Client, ConnectError> {
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
+    config.default_retry = false;
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error.to_string() })
 }

@@ -108,6 +108,11 @@ impl Problem {
         }
     }
 
+    /// A request that could not be built, and so was not sent.
+    pub fn unsent(tried: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        Self { tried: tried.into(), reason: Reason::Invalid, message: error.to_string(), retry_after: None }
+    }
+
     /// No answer within `limit`.
     pub fn timeout(tried: impl Into<String>, limit: Duration) -> Self {
         Self {

@@ -105,8 +105,8 @@ impl Events {
 
 impl Teller {
     /// Writes by these requests what `events` take in. `instance` says which replica it is.
-    pub fn new(events: Events, requests: &Requests, instance: String) -> Self {
-        Self { events, requests: requests.clone().within(DEADLINE), instance, history: History::default() }
+    pub fn new(events: Events, requests: Requests, instance: String) -> Self {
+        Self { events, requests: requests.within(DEADLINE), instance, history: History::default() }
     }
 
     /// Runs until shutdown.

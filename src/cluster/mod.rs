@@ -12,6 +12,7 @@ pub use client::{Clients, ConnectError, connect, connect_as_caller};
 pub use error::{Problem, Reason};
 pub use events::{Events, Occurrence, Regarding, Teller};
 pub use peers::Peers;
+pub(crate) use request::in_time;
 pub use request::{Object, Requests, Version};
 pub use watch::{Change, watch};
 pub use watch_health::WatchHealth;

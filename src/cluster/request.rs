@@ -97,9 +97,7 @@ impl Requests {
         if let Some(metadata) = object.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
             metadata.insert("resourceVersion".to_owned(), VERSION_OF_NOTHING.into());
         }
-        let params = PatchParams::apply(manager).force();
-        let request = requests::<K>(namespace).patch(name, &params, &Patch::Apply(&object));
-        self.send(what::<K>("create", namespace, name), request).await
+        self.send_apply(what::<K>("create", namespace, name), &requests::<K>(namespace), manager, name, &object).await
     }
 
     /// Replaces an object in the version that its metadata names; fails with a conflict when it is another.
@@ -111,7 +109,7 @@ impl Requests {
         object: &K,
     ) -> Result<(), Problem> {
         let tried = what::<K>("update", namespace, name);
-        let body = serde_json::to_vec(object).map_err(|error| unbuilt(&tried, &error))?;
+        let body = serde_json::to_vec(object).map_err(|error| Problem::unsent(&tried, &error))?;
         let params = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
         self.send(tried, requests::<K>(namespace).replace(name, &params, body)).await
     }
@@ -140,9 +138,7 @@ impl Requests {
         mut object: serde_json::Value,
     ) -> Result<(), Problem> {
         identify::<K>(&mut object, name);
-        let params = PatchParams::apply(manager).force();
-        let request = requests::<K>(namespace).patch(name, &params, &Patch::Apply(&object));
-        self.send(what::<K>("apply", namespace, name), request).await
+        self.send_apply(what::<K>("apply", namespace, name), &requests::<K>(namespace), manager, name, &object).await
     }
 
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
@@ -156,9 +152,8 @@ impl Requests {
         K: Resource<DynamicType = ()>,
     {
         identify::<K>(&mut object, name);
-        let params = PatchParams::apply(manager).force();
-        let request = kube::core::Request::new(K::url_path(&(), None)).patch(name, &params, &Patch::Apply(&object));
-        self.send(format!("apply {}/{name}", K::plural(&())), request).await
+        let requests = kube::core::Request::new(K::url_path(&(), None));
+        self.send_apply(format!("apply {}/{name}", K::plural(&())), &requests, manager, name, &object).await
     }
 
     /// The time at the API server, in whole seconds: the `Date` of its answer to a read of this object, whether that
@@ -166,7 +161,7 @@ impl Requests {
     pub async fn time<K: Object>(&self, namespace: &NamespaceName, name: &str) -> Result<Timestamp, Problem> {
         let tried = format!("{} for the time", what::<K>("get", namespace, name));
         let request = requests::<K>(namespace).get(name, &GetParams::default());
-        let mut request = request.map_err(|error| unbuilt(&tried, &error))?;
+        let mut request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         request.headers_mut().insert(ACCEPT, METADATA_ONLY);
         let answer = self.in_time(tried.clone(), self.client.send(request.map(Body::from))).await?;
         let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
@@ -179,22 +174,48 @@ impl Requests {
         })
     }
 
+    /// A forced server-side apply.
+    async fn send_apply(
+        &self,
+        tried: String,
+        requests: &kube::core::Request,
+        manager: &str,
+        name: &str,
+        object: &serde_json::Value,
+    ) -> Result<(), Problem> {
+        let params = PatchParams::apply(manager).force();
+        self.send(tried, requests.patch(name, &params, &Patch::Apply(object))).await
+    }
+
     async fn send(
         &self,
         tried: String,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<(), Problem> {
-        let mut request = request.map_err(|error| unbuilt(&tried, &error))?;
+        let mut request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         request.headers_mut().insert(ACCEPT, METADATA_ONLY);
         self.in_time(tried, self.client.request_text(request)).await.map(drop)
     }
 
-    async fn in_time<T>(&self, tried: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
-        match tokio::time::timeout(self.deadline, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Problem::new(tried, &error)),
-            Err(_) => Err(Problem::timeout(tried, self.deadline)),
-        }
+    fn in_time<T>(
+        &self,
+        tried: String,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> impl Future<Output = Result<T, Problem>> {
+        in_time(self.deadline, tried, call)
+    }
+}
+
+/// The answer to a call of the API server, or what went wrong with it, before the deadline is over.
+pub(crate) async fn in_time<T>(
+    deadline: Duration,
+    tried: impl Into<String>,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Problem::new(tried, &error)),
+        Err(_) => Err(Problem::timeout(tried, deadline)),
     }
 }
 
@@ -215,8 +236,4 @@ fn requests<K: Object>(namespace: &NamespaceName) -> kube::core::Request {
 
 fn what<K: Object>(verb: &str, namespace: &NamespaceName, name: &str) -> String {
     format!("{verb} {}/{name} in namespace {namespace}", K::plural(&()))
-}
-
-fn unbuilt(tried: &str, error: &dyn std::error::Error) -> Problem {
-    Problem { tried: tried.to_owned(), reason: Reason::Invalid, message: error.to_string(), retry_after: None }
 }

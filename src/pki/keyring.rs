@@ -87,17 +87,16 @@ impl Keyring {
     /// The data of the Secret, beside what others keep in it.
     pub fn data(&self) -> BTreeMap<&'static str, Option<String>> {
         let next = self.next.as_ref();
-        let mut previous = String::new();
+        let previous = pem::written(self.previous.iter().map(|former| former.certificate.as_slice()));
         let mut until = String::new();
         for former in &self.previous {
-            pem::append(&mut previous, &former.certificate);
             let _ = writeln!(until, "{:.0}", former.until);
         }
         let filled = |text: String| (!text.is_empty()).then_some(text);
         BTreeMap::from([
-            (KEY_CURRENT_CERT, Some(written(self.current.certificate()))),
+            (KEY_CURRENT_CERT, Some(pem::written([self.current.certificate().as_ref()]))),
             (KEY_CURRENT_KEY, Some(self.current.key_pem())),
-            (KEY_NEXT_CERT, next.map(|next| written(next.certificate()))),
+            (KEY_NEXT_CERT, next.map(|next| pem::written([next.certificate().as_ref()]))),
             (KEY_NEXT_KEY, next.map(|next| next.key_pem())),
             (KEY_PREVIOUS_CERTS, filled(previous)),
             (KEY_PREVIOUS_UNTIL, filled(until)),
@@ -106,11 +105,7 @@ impl Keyring {
 
     /// What the API server is to trust: the same bytes on every replica.
     pub fn ca_bundle(&self) -> String {
-        let mut text = String::new();
-        for certificate in self.certificates() {
-            pem::append(&mut text, certificate);
-        }
-        text
+        pem::written(self.certificates())
     }
 
     /// The CAs with a key.
@@ -155,12 +150,6 @@ impl fmt::Debug for Former {
             .field("until", &self.until)
             .finish_non_exhaustive()
     }
-}
-
-fn written(certificate: &[u8]) -> String {
-    let mut text = String::new();
-    pem::append(&mut text, certificate);
-    text
 }
 
 /// Certificates with their times; one without a time is trusted until it expires.

@@ -310,8 +310,7 @@ impl Driver {
                 read.failures = read.failures.saturating_add(1);
                 read.not_before = Some(Instant::now() + pause);
                 for target in &waiting {
-                    let uid = self.observed.uid(target);
-                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()), uid);
+                    self.set_state(target, problem.reason.as_str(), &problem.to_string());
                 }
             }
         }
@@ -355,8 +354,7 @@ impl Driver {
                 );
                 let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
                 if fought {
-                    let uid = self.observed.uid(target);
-                    self.states.set(target, "fought-over", Some("something else keeps changing this clone"), uid);
+                    self.set_state(target, "fought-over", "something else keeps changing this clone");
                 }
             }
             Err(problem) => {
@@ -365,11 +363,15 @@ impl Driver {
                 if problem.reason == Reason::Conflict {
                     self.queue.jump();
                 } else {
-                    let uid = self.observed.uid(target);
-                    self.states.set(target, problem.reason.as_str(), Some(&problem.to_string()), uid);
+                    self.set_state(target, problem.reason.as_str(), &problem.to_string());
                 }
             }
         }
+    }
+
+    fn set_state(&mut self, target: &Target, state: &'static str, detail: &str) {
+        let uid = self.observed.uid(target);
+        self.states.set(target, state, Some(detail), uid);
     }
 
     fn rest(&mut self, target: &Target, rest: &Rest) {

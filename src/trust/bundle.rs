@@ -71,12 +71,12 @@ pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) 
     }
     let private: Vec<&[u8]> = private.iter().map(|(_, der)| der.as_slice()).collect();
 
-    let ca = written(private.iter().copied());
+    let ca = pem::written(private.iter().copied());
     let mut data = BTreeMap::new();
     if roots == PublicRoots::Builtin {
         let known: BTreeSet<&[u8]> = private.iter().copied().collect();
         let public = TLS_SERVER_ROOT_CERTS.iter().map(AsRef::as_ref).filter(|der| !known.contains(der));
-        data.insert(KEY_BUNDLE.to_owned(), ca.clone() + &written(public));
+        data.insert(KEY_BUNDLE.to_owned(), ca.clone() + &pem::written(public));
     }
     data.insert(KEY_CA.to_owned(), ca);
 
@@ -128,14 +128,6 @@ fn subject(der: &[u8]) -> Vec<u8> {
     certificate.map(|(_, certificate)| certificate.subject().as_raw().to_vec()).unwrap_or_default()
 }
 
-fn written<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut text = String::new();
-    for der in certificates {
-        pem::append(&mut text, der);
-    }
-    text
-}
-
 /// Each certificate under `<hash>.<n>`: where subjects share a hash, OpenSSL counts up until there is no such file.
 fn hashed(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     let mut next: BTreeMap<String, usize> = BTreeMap::new();
@@ -143,7 +135,7 @@ fn hashed(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     for der in certificates {
         if let Some(hash) = subject_hash::of_certificate(der) {
             let number = next.entry(hash.clone()).or_default();
-            files.insert(format!("{hash}.{number}"), written([*der].into_iter()));
+            files.insert(format!("{hash}.{number}"), pem::written([*der]));
             *number += 1;
         }
     }

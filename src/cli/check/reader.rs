@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::facts::{Seen, Unseen};
-use crate::cluster::{Problem, Reason};
+use crate::cluster::{Problem, Reason, in_time};
 
 /// At most so many objects are listed at once; more are read page by page.
 const PAGE: u32 = 500;
@@ -120,12 +120,8 @@ impl Reader {
         let tried = format!("dry run of a pod in namespace {namespace}");
         let params = PostParams { dry_run: true, ..PostParams::default() };
         let request = kube::core::Request::new(Pod::url_path(&(), Some(namespace)));
-        let request = request.create(&params, pod.to_string().into_bytes()).map_err(|error| Problem {
-            tried: tried.clone(),
-            reason: Reason::Invalid,
-            message: error.to_string(),
-            retry_after: None,
-        })?;
+        let request = request.create(&params, pod.to_string().into_bytes());
+        let request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         self.in_time(tried, async {
             let answer = self.client.send(request.map(Body::from)).await?;
             let code = answer.status().as_u16();
@@ -137,12 +133,12 @@ impl Reader {
         .await
     }
 
-    async fn in_time<T>(&self, tried: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
-        match tokio::time::timeout(self.deadline, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Problem::new(tried, &error)),
-            Err(_) => Err(Problem::timeout(tried, self.deadline)),
-        }
+    fn in_time<T>(
+        &self,
+        tried: String,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> impl Future<Output = Result<T, Problem>> {
+        in_time(self.deadline, tried, call)
     }
 }
 

@@ -10,7 +10,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Problem, Reason},
+    cluster::{Problem, Reason, in_time},
     names,
 };
 
@@ -155,26 +155,16 @@ impl Caller {
         accept: String,
         body: Option<(&str, &Value)>,
     ) -> Result<Value, Problem> {
-        let unbuilt = |error: &dyn std::error::Error| Problem {
-            tried: tried.to_owned(),
-            reason: Reason::Invalid,
-            message: error.to_string(),
-            retry_after: None,
-        };
         let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
         let mut bytes = Vec::new();
         if let Some((content, body)) = body {
             request = request.header(CONTENT_TYPE, content);
-            bytes = serde_json::to_vec(body).map_err(|error| unbuilt(&error))?;
+            bytes = serde_json::to_vec(body).map_err(|error| Problem::unsent(tried, &error))?;
         }
-        let request = request.body(bytes).map_err(|error| unbuilt(&error))?;
+        let request = request.body(bytes).map_err(|error| Problem::unsent(tried, &error))?;
         let mut attempts = 1;
         loop {
-            let answer = match tokio::time::timeout(DEADLINE, self.client.request(request.clone())).await {
-                Ok(answer) => answer.map_err(|error| Problem::new(tried, &error)),
-                Err(_) => Err(Problem::timeout(tried, DEADLINE)),
-            };
-            match answer {
+            match in_time(DEADLINE, tried, self.client.request(request.clone())).await {
                 // It was not even begun: the API server is busy, or a new kind is on its way.
                 Err(problem) if problem.reason == Reason::Throttled && attempts < ATTEMPTS => {
                     attempts += 1;
