@@ -99,6 +99,8 @@ async fn new_content_restarts_the_named_deployment_once_and_our_own_restart_does
     assert_eq!(Some(version), source.resource_version());
 
     // Labels of the source, a deleted clone, a restart of the program: the content is the same.
+    fixture.cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
+    fixture.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "second-token")]).await;
     fixture.cluster.patch_secret(SOURCE_NAMESPACE, SECRET, &json!({"metadata": {"labels": {"a": "b"}}})).await;
     let stopped = (first.stop().await, second.stop().await);
     assert!(stopped.0.success() && stopped.1.success());

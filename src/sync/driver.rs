@@ -401,10 +401,15 @@ impl Driver {
 
     /// Which content the clones of a namespace have, for Deployments that are restarted by that.
     fn tell_content(&mut self, namespace: &NamespaceName) {
-        let clones = (0..self.config.clones.len()).filter_map(|clone| self.observed.target(clone, namespace));
-        let version = |clone: &SecretState| clone.metadata.annotations.as_ref()?.get(ANNOTATION_CONTENT).cloned();
-        let versions: Vec<_> = clones.map(version).collect();
-        self.contents.are(namespace, versions.into_iter());
+        if self.config.restart.is_empty() {
+            return;
+        }
+        let version = |clone| {
+            let annotations = self.observed.target(clone, namespace)?.metadata.annotations.as_ref()?;
+            annotations.get(ANNOTATION_CONTENT).cloned()
+        };
+        let versions = (0..self.config.clones.len()).map(|clone| version(clone).unwrap_or_default()).collect();
+        self.contents.are(namespace, versions);
     }
 
     fn publish(&self) {

@@ -40,8 +40,8 @@ struct Content {
 pub(super) struct Contents {
     config: Arc<Config>,
     sender: mpsc::UnboundedSender<Content>,
-    /// What was told last.
-    known: HashMap<NamespaceName, String>,
+    /// What the clones of each namespace last said, in the order of the configuration; nothing, if one never did.
+    known: HashMap<NamespaceName, Vec<String>>,
     /// Where this process has just written content.
     wrote: HashSet<NamespaceName>,
 }
@@ -70,22 +70,21 @@ impl Contents {
         }
     }
 
-    /// All clones of a namespace equal their sources, and say these versions of them.
-    pub(super) fn are(&mut self, namespace: &NamespaceName, versions: impl Iterator<Item = Option<String>>) {
-        if self.config.restart.is_empty() {
+    /// The clones of a namespace say these versions of their sources; nothing, if one is not there or says none.
+    pub(super) fn are(&mut self, namespace: &NamespaceName, mut versions: Vec<String>) {
+        let former = self.known.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        // A clone that is away for a moment comes back with what it had, or with what is new.
+        for (version, former) in versions.iter_mut().zip(former).filter(|(version, _)| version.is_empty()) {
+            version.clone_from(former);
+        }
+        if former == versions || versions.iter().all(String::is_empty) {
             return;
         }
-        let versions: Vec<_> = versions.map(Option::unwrap_or_default).collect();
-        if versions.iter().all(String::is_empty) {
-            return;
-        }
-        let versions = versions.join(".");
-        let former = self.known.insert(namespace.clone(), versions.clone());
-        if former.as_ref() == Some(&versions) {
-            return;
-        }
-        let changed = self.wrote.remove(namespace) || former.is_some();
-        let _ = self.sender.send(Content { namespace: namespace.clone(), versions, changed });
+        let changed = differ(former.iter().map(String::as_str), versions.iter().map(String::as_str));
+        let changed = self.wrote.remove(namespace) || changed;
+        let content = Content { namespace: namespace.clone(), versions: versions.join("."), changed };
+        self.known.insert(namespace.clone(), versions);
+        let _ = self.sender.send(content);
     }
 }
 
@@ -131,12 +130,57 @@ impl Restarts {
         let template = there.spec.map(|spec| spec.template).and_then(|template| template.metadata);
         let annotations = template.and_then(|metadata| metadata.annotations).unwrap_or_default();
         let former = annotations.get(ANNOTATION_RESTARTED_FOR);
-        if former == Some(&content.versions) || (former.is_none() && !content.changed) {
+        let missed = former.is_some_and(|former| differ(former.split('.'), content.versions.split('.')));
+        if former == Some(&content.versions) || !(content.changed || missed) {
             return Ok(false);
         }
         let annotation = json!({ANNOTATION_RESTARTED_FOR: content.versions});
         let object = json!({"spec": {"template": {"metadata": {"annotations": annotation}}}});
         self.requests.apply::<Deployment>(FIELD_MANAGER_RESTART, namespace, name, object).await?;
         Ok(true)
+    }
+}
+
+/// Whether a clone says another version than before. One that says its first has not changed.
+fn differ<'a>(former: impl Iterator<Item = &'a str>, now: impl Iterator<Item = &'a str>) -> bool {
+    former.zip(now).any(|(former, now)| !former.is_empty() && !now.is_empty() && former != now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_several_clones_one_that_appears_or_comes_back_is_no_change() {
+        let config = "clones: [{secret: a, from: x}, {secret: b, from: x}]\nrestart: {deployments: [d]}";
+        let config = Arc::new(Config::from_yaml(config).unwrap());
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let mut contents = Contents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
+        let namespace: NamespaceName = "n".parse().unwrap();
+        let mut are = |versions: [&str; 2], wrote: bool| {
+            if wrote {
+                contents.wrote(&namespace);
+            }
+            contents.are(&namespace, versions.map(str::to_owned).to_vec());
+            receiver.try_recv().ok().map(|content| (content.versions, content.changed))
+        };
+        let told = |versions: &str, changed| Some((versions.to_owned(), changed));
+        assert_eq!(are(["", ""], false), None);
+        assert_eq!(are(["5", ""], false), told("5.", false), "found");
+        assert_eq!(are(["5", "7"], false), told("5.7", false), "the other one appears");
+        assert_eq!(are(["", "7"], false), None, "it is deleted");
+        assert_eq!(are(["5", "7"], false), None, "and comes back");
+        assert_eq!(are(["5", "9"], false), told("5.9", true), "another replica wrote");
+        assert_eq!(are(["8", "9"], true), told("8.9", true));
+        assert_eq!(are(["8", "9"], false), None);
+    }
+
+    #[test]
+    fn what_pods_were_started_for_is_compared_clone_by_clone() {
+        let table =
+            [("5", "5", false), ("5", "6", true), ("5.", "5.7", false), ("5.7", "5.", false), ("5.7", "6.7", true)];
+        for (former, now, expected) in table {
+            assert_eq!(differ(former.split('.'), now.split('.')), expected, "{former} {now}");
+        }
     }
 }
