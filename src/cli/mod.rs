@@ -4,9 +4,16 @@ pub mod check;
 pub mod manifests;
 pub mod migrate;
 
-use clap::{Parser, Subcommand};
+use std::{path::PathBuf, time::Duration};
 
-use crate::{config::Settings, names};
+use clap::{Args, Parser, Subcommand};
+use kube::Client;
+
+use crate::{
+    cluster::{ConnectError, connect_as_caller},
+    config::Settings,
+    names,
+};
 
 /// Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
 ///
@@ -22,6 +29,25 @@ pub struct Cli {
     /// What to do instead.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// As whom a command asks the API server, and which.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// Kubeconfig file. Without it: KUBECONFIG, ~/.kube/config, else the pod's service account.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig. Without it: the current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+impl Connection {
+    /// A client, and the address of the API server. Each request ends within `deadline`.
+    async fn connect(&self, deadline: Duration) -> Result<(Client, String), ConnectError> {
+        connect_as_caller(self.kubeconfig.as_deref(), self.context.as_deref(), deadline).await
+    }
 }
 
 /// What can be done instead of serving.

@@ -38,7 +38,7 @@ use self::{
     report::{Check, Finding, Level, Report},
 };
 use crate::{
-    cluster::connect_as_caller,
+    cli::Connection,
     config::{ConfigurationName, NamespaceName, SecretName, ServiceName},
     names,
 };
@@ -46,13 +46,9 @@ use crate::{
 /// What it is told.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// Kubeconfig file. Without it: KUBECONFIG, ~/.kube/config, else the pod's service account.
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig. Without it: the current one.
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// As whom the API server is asked, and which.
+    #[command(flatten)]
+    pub connection: Connection,
 
     /// Configuration file (YAML). Without it: the ConfigMap that the running Deployment mounts, else the defaults.
     #[arg(long, value_name = "FILE")]
@@ -114,8 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 
 async fn look(arguments: &Arguments) -> Result<Report> {
     let deadline = Duration::from_secs(arguments.timeout.into());
-    let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
-    let (client, server) = connect_as_caller(kubeconfig, context, deadline).await?;
+    let (client, server) = arguments.connection.connect(deadline).await?;
     let reader = Reader::new(client, deadline);
     // Without it nothing can be seen, and once is enough to say so.
     let version = match reader.answers().await {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     api::{Caller, View},
-    manager::Manager,
+    keeper::Keeper,
     plan::{Found, Namespace},
     steps::Steps,
 };
@@ -33,13 +33,13 @@ pub(super) async fn gather(
         // That it is not there is said anyway.
         (None, None) => Ok(Config::default()),
     };
-    let mut manager = policy.as_ref().and_then(Manager::of);
-    if let Some(manager) = &mut manager
-        && let Some(path) = &manager.path
+    let mut keeper = policy.as_ref().and_then(Keeper::of);
+    if let Some(keeper) = &mut keeper
+        && let Some(path) = &keeper.path
     {
         let suspended = caller.get(path, View::Whole).await?;
         let suspended = suspended.and_then(|object| object.pointer("/spec/suspend")?.as_bool());
-        manager.suspended = suspended.unwrap_or_default();
+        keeper.suspended = suspended.unwrap_or_default();
     }
     let namespaces = caller.list("/api/v1/namespaces", View::Metadata, "").await?;
     Ok(Found {
@@ -48,7 +48,7 @@ pub(super) async fn gather(
         left: steps.left().await?.into_iter().collect(),
         deployment,
         config,
-        manager,
+        keeper,
     })
 }
 

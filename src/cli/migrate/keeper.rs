@@ -6,7 +6,7 @@ use super::policy::PolicyName;
 
 /// Who keeps the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Manager {
+pub(super) struct Keeper {
     /// What it is, for people.
     pub(super) what: String,
     /// Where the API server has the object that says whether it is suspended.
@@ -25,7 +25,7 @@ pub(super) struct Manager {
 const VALUE: &str = "autoRegister.enabled: false (Big Bang: addons.gitlabRunner.autoRegister.enabled: false) in the \
                      values of the gitlab-runner chart";
 
-impl Manager {
+impl Keeper {
     /// Reads it from the policy's labels and annotations.
     pub(super) fn of(policy: &Value) -> Option<Self> {
         let word = |kind: &str, key: &str| policy.get("metadata")?.get(kind)?.get(key)?.as_str();
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_manager_is_known_by_its_marks_and_named_with_the_way_out() {
+    fn each_keeper_is_known_by_its_marks_and_named_with_the_way_out() {
         let helm = json!({"app.kubernetes.io/managed-by": "Helm"});
         let mut flux = helm.clone();
         flux["helm.toolkit.fluxcd.io/name"] = json!("gitlab-runner");
@@ -121,13 +121,13 @@ mod tests {
             ),
         ];
         for (labels, annotations, words) in table {
-            let manager = Manager::of(&json!({"metadata": {"labels": labels, "annotations": annotations}})).unwrap();
-            let refusal = manager.refusal(&"p".parse().unwrap());
+            let keeper = Keeper::of(&json!({"metadata": {"labels": labels, "annotations": annotations}})).unwrap();
+            let refusal = keeper.refusal(&"p".parse().unwrap());
             for word in words {
                 assert!(refusal.contains(word), "{word}: {refusal}");
             }
         }
-        assert_eq!(Manager::of(&json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "kubectl"}}})), None);
-        assert_eq!(Manager::of(&json!({"metadata": {"name": "p"}})), None);
+        assert_eq!(Keeper::of(&json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "kubectl"}}})), None);
+        assert_eq!(Keeper::of(&json!({"metadata": {"name": "p"}})), None);
     }
 }

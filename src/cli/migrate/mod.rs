@@ -7,7 +7,7 @@
 
 mod api;
 mod gather;
-mod manager;
+mod keeper;
 mod plan;
 mod policy;
 mod release;
@@ -31,11 +31,7 @@ use self::{
     steps::Steps,
 };
 pub use self::{plan::Step, policy::PolicyName, steps::StepError};
-use crate::{
-    cluster::{Requests, connect_as_caller},
-    config::NamespaceName,
-    names,
-};
+use crate::{cli::Connection, cluster::Requests, config::NamespaceName, names};
 
 /// What it is told.
 #[derive(Clone, Debug, Args)]
@@ -44,13 +40,9 @@ pub struct Arguments {
     #[command(flatten)]
     pub options: Options,
 
-    /// Kubeconfig file. Without it: `KUBECONFIG`, else ~/.kube/config, else the pod's service account.
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig. Without it: its current one.
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// As whom the API server is asked, and which.
+    #[command(flatten)]
+    pub connection: Connection,
 
     /// Write the configuration that does what the policy does to this file.
     #[arg(long, value_name = "FILE")]
@@ -172,8 +164,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn migrate(arguments: &Arguments) -> Result<()> {
-    let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
-    let (client, _) = connect_as_caller(kubeconfig, context, api::DEADLINE).await?;
+    let (client, _) = arguments.connection.connect(api::DEADLINE).await?;
     let migration = Migration::prepare(client, &arguments.options).await?;
     say(&migration.report())?;
     if let (Some(path), Some(yaml)) = (&arguments.output_config, migration.configuration()) {

@@ -9,7 +9,7 @@ use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 
 use super::{
-    manager::Manager,
+    keeper::Keeper,
     policy::{Covered, Policy, PolicyName},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub(super) struct Found {
     /// The configuration that the program runs with, or why it is not known.
     pub(super) config: Result<Config, String>,
     /// Who would bring the policy back.
-    pub(super) manager: Option<Manager>,
+    pub(super) keeper: Option<Keeper>,
 }
 
 /// One clone that is taken over.
@@ -128,9 +128,9 @@ impl Plan {
             self.refusals.push(format!("{name} does what no configuration can say: {error}"));
         }
         self.configuration = Some(yaml);
-        match &found.manager {
-            Some(manager) if manager.suspended || force_managed => self.notes.push(manager.warning(name)),
-            Some(manager) => self.refusals.push(manager.refusal(name)),
+        match &found.keeper {
+            Some(keeper) if keeper.suspended || force_managed => self.notes.push(keeper.warning(name)),
+            Some(keeper) => self.refusals.push(keeper.refusal(name)),
             None => {}
         }
     }

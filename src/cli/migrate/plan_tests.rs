@@ -36,7 +36,7 @@ fn found(rules: &[Value], config: &str) -> Found {
             "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
         })),
         config: Ok(Config::from_yaml(config).unwrap()),
-        manager: None,
+        keeper: None,
     }
 }
 
@@ -152,11 +152,11 @@ fn a_program_that_is_not_there_or_not_ready_takes_nothing_over() {
 fn a_policy_that_would_come_back_is_left_unless_its_manager_rests() {
     let mut managed = found(&[big_bang()], "");
     let labels = json!({"helm.toolkit.fluxcd.io/name": "x", "helm.toolkit.fluxcd.io/namespace": "y"});
-    managed.manager = Manager::of(&json!({"metadata": {"labels": labels}}));
+    managed.keeper = Keeper::of(&json!({"metadata": {"labels": labels}}));
     refused(&managed, &["flux suspend"]);
     let forced = Plan::new(&POLICY.parse().unwrap(), &managed, true);
     assert!(forced.refusals.is_empty() && forced.notes[0].contains("--force-managed"));
-    managed.manager.as_mut().unwrap().suspended = true;
+    managed.keeper.as_mut().unwrap().suspended = true;
     let plan = plan(&managed);
     assert!(plan.refusals.is_empty() && plan.notes[0].contains("suspended"), "{plan:?}");
 }
