@@ -2,14 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the lints spare test functions, not what they share")]
 
-use std::net::TcpListener;
-
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::PostParams};
-use serde_json::json;
 use test_support::{
     Cluster,
-    cluster::{RUNNER_NAMESPACE, SECRET},
+    cluster::{RUNNER_NAMESPACE, SECRET, free_port},
     wait,
 };
 
@@ -19,7 +14,7 @@ async fn it_is_in_fips_mode_and_serves() {
     let cluster = Cluster::with_source(&token).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     cluster.register_webhooks_without_ca(port, "Fail").await;
 
     let listen = format!("127.0.0.1:{port}");
@@ -28,15 +23,5 @@ async fn it_is_in_fips_mode_and_serves() {
     tool.logged("its mode", |line| line["message"] == "cryptography" && line["fips"] == true).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &token).await;
 
-    let pods: Api<Pod> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
-    let pod = json!({
-        "metadata": {"generateName": "p-"},
-        "spec": {
-            "containers": [{"name": "c", "image": "i"}],
-            "volumes": [{"name": "token", "secret": {"secretName": SECRET}}],
-        },
-    });
-    let pod = serde_json::from_value(pod).unwrap();
-    let params = PostParams { dry_run: true, ..PostParams::default() };
-    wait::until("a pod is let in", async || pods.create(&params, &pod).await.ok()).await;
+    wait::until("a pod is let in", async || cluster.try_pod().await.ok()).await;
 }

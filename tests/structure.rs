@@ -38,3 +38,16 @@ fn files_stay_short_enough_to_read() {
         assert!(text.lines().count() <= 500, "{path} has {} lines", text.lines().count());
     }
 }
+
+/// cargo chooses a `syn` for each of the two by itself, whenever something else in the lock changes; of two kinds, they
+/// do not compile, and only the build with feature `fips` has them.
+#[test]
+fn the_lock_holds_what_feature_fips_is_built_with_together() {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
+    let syn_of = |name: &str| {
+        let package =
+            lock.split("[[package]]").find(|package| package.contains(&format!("name = \"{name}\""))).unwrap();
+        package.lines().find(|line| line.starts_with(" \"syn")).unwrap()
+    };
+    assert_eq!(syn_of("bindgen"), syn_of("prettyplease"), "in Cargo.lock, give bindgen the syn of prettyplease");
+}
