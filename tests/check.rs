@@ -9,14 +9,14 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::{collections::BTreeSet, net::TcpListener, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use gitlab_runner_webhook::cli::check::report::Check;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use test_support::{
     Cluster, Manifests, Setup, Tool,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     control_plane::{Binaries, Component, ControlPlane},
     documents, fixture, repository, wait,
 };
@@ -104,7 +104,7 @@ impl Fixture {
     async fn new() -> Self {
         let cluster = Cluster::start_as(ControlPlane::builder().nodes(true), Setup::default()).await;
         cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut fixture = Self { cluster, port, tool: None, told: String::new() };
         fixture.put_token(&TOKEN).await;
         fixture.register().await;

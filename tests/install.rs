@@ -9,7 +9,7 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::{collections::BTreeMap, fs, net::TcpListener, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use gitlab_runner_webhook::names::{APP, CONFIGMAP_TRUST, WEBHOOK_INJECT};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_support::{
     Cluster, Manifests, ServingCertificate,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     control_plane::ControlPlane,
     fixture, repository, wait,
 };
@@ -157,7 +157,7 @@ async fn the_pods_are_restricted_and_of_a_critical_class(cluster: &Cluster) {
 
 /// Fails closed, and nobody answers: the whole cluster works but runner namespaces, and one command restores them.
 async fn when_all_replicas_are_gone_only_runner_namespaces_are_affected(cluster: &Cluster) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let webhooks = Manifests::render("overlays/local").reached_at(port, &cluster.certificate.ca_pem);
     webhooks.apply(&cluster.plane).await;
     let (plain, uses_clone) =

@@ -11,15 +11,13 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::net::TcpListener;
-
 use gitlab_runner_webhook::{config::Config, names};
 use http::{Request, header::CONTENT_TYPE};
 use kube::client::Body;
 use serde_json::{Value, json};
 use test_support::{
     Cluster, Manifests,
-    cluster::{RUNNER_NAMESPACE, SECRET},
+    cluster::{RUNNER_NAMESPACE, SECRET, free_port},
     wait,
 };
 
@@ -52,7 +50,7 @@ async fn failing(kind: &str, webhook: &str) -> Cluster {
         cluster.plane.service_account_ready(namespace, "default").await.unwrap();
     }
     // Whoever gets this port next does not speak TLS with our certificate.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut manifests = Manifests::render("overlays/local");
     manifests.objects.retain(|object| object["kind"] == kind);
     // The namespace that opted out is a runner namespace, too.

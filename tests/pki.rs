@@ -10,7 +10,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::TcpListener,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,7 @@ use k8s_openapi::{
     ByteString,
     api::{
         admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
-        core::v1::{Pod, Secret},
+        core::v1::Secret,
     },
 };
 use kube::{
@@ -31,7 +30,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use test_support::{
     Cluster, Setup, Tool,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     control_plane::ControlPlane,
     wait,
 };
@@ -60,7 +59,7 @@ impl Fixture {
         cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "t")]).await;
         cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
         cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         cluster.register_webhooks_without_ca(port, "Fail").await;
         Self { cluster, port }
     }
@@ -70,23 +69,9 @@ impl Fixture {
         self.cluster.tool(BINARY).await.self_managed().flag("--listen", &listen).start().await
     }
 
-    /// Creates a pod that both webhooks are asked about.
-    async fn create_pod(&self) -> Result<Pod, kube::Error> {
-        let pods: Api<Pod> = Api::namespaced(self.cluster.admin.clone(), RUNNER_NAMESPACE);
-        let pod = json!({
-            "metadata": {"generateName": "p-"},
-            "spec": {
-                "containers": [{"name": "c", "image": "i"}],
-                "volumes": [{"name": "token", "secret": {"secretName": SECRET}}],
-            },
-        });
-        let params = PostParams { dry_run: true, ..PostParams::default() };
-        pods.create(&params, &serde_json::from_value(pod).unwrap()).await
-    }
-
     /// Waits until the API server trusts what is served.
     async fn trusted(&self) {
-        wait::until("a pod is let in", || async { self.create_pod().await.ok() }).await;
+        wait::until("a pod is let in", || async { self.cluster.try_pod().await.ok() }).await;
     }
 
     fn configurations(&self, kind: &str) -> Api<DynamicObject> {
@@ -152,7 +137,7 @@ fn another_ca(is_ca: IsCa) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn from_nothing_to_trusted_and_at_rest_no_write() {
     let fixture = Fixture::new().await;
-    assert!(fixture.create_pod().await.is_err(), "fails closed");
+    assert!(fixture.cluster.try_pod().await.is_err(), "fails closed");
     let tool = fixture.start().await;
     let secret = fixture.settled(USABLE, |data| data.contains_key(KEY_CURRENT_KEY)).await;
     assert_eq!(secret.labels()["app.kubernetes.io/managed-by"], NAME);

@@ -9,7 +9,7 @@
 )]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
@@ -26,11 +26,8 @@ use gitlab_runner_webhook::{
     shutdown,
     telemetry::{health::Health, metrics::Metrics},
 };
-use k8s_openapi::{
-    ByteString,
-    api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
-};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
+use kube::{Api, ResourceExt as _};
 use rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
@@ -39,7 +36,7 @@ use rustls::{
 };
 use test_support::{
     Cluster, Load, Proxy, Replicas, Setup,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
     control_plane::{AuditLevel, ControlPlane},
     wait,
 };
@@ -62,9 +59,7 @@ async fn cluster() -> Cluster {
         cluster.plane.service_account_ready(namespace, "default").await.unwrap();
     }
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
-    let mut certs = secret(CERTS, &[]);
-    certs.data = Some(BTreeMap::from([("ca.crt".into(), ByteString(cluster.certificate.ca_pem.clone().into()))]));
-    cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
     cluster
 }
 

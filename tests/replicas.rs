@@ -14,12 +14,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::ByteString;
-use kube::api::PostParams;
 use serde_json::Value;
 use test_support::{
     Cluster, Load, Replica, Replicas, Setup, Tool, ToolBuilder,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
     control_plane::{AuditLevel, ControlPlane},
     wait,
 };
@@ -46,9 +44,7 @@ async fn prepare(cluster: &Cluster) {
         cluster.plane.service_account_ready(namespace, "default").await.unwrap();
     }
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &token("first")).await;
-    let mut certs = secret(CERTS, &[]);
-    certs.data = Some(BTreeMap::from([("ca.crt".into(), ByteString(cluster.certificate.ca_pem.clone().into()))]));
-    cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
 }
 
 fn token(value: &str) -> [(&str, &str); 1] {
@@ -223,13 +219,11 @@ async fn start_three_at_once(rounds: usize) -> usize {
     let cluster = Cluster::start_as(ControlPlane::builder(), setup).await;
     cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &token("first")).await;
-    let mut certs = secret(CERTS, &[]);
-    certs.data = Some(BTreeMap::from([("ca.crt".into(), ByteString(cluster.certificate.ca_pem.clone().into()))]));
     let mut most = 0;
     for round in 0..rounds {
         let namespace = format!("runner-{round}");
         cluster.create_namespace(&namespace, &[("round", &round.to_string())]).await;
-        cluster.secrets(&namespace).create(&PostParams::default(), &certs).await.unwrap();
+        cluster.put_secret(&namespace, CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
         let config = format!("runnerNamespaces: {{names: [], selectors: [{{matchLabels: {{round: '{round}'}}}}]}}\n");
         let before = cluster.writes().await.len();
         let builder = cluster.tool(BINARY).await.config(&config);

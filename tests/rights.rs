@@ -8,17 +8,12 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use std::{collections::BTreeMap, net::TcpListener};
-
-use k8s_openapi::{
-    ByteString,
-    api::core::v1::{ConfigMap, Event, Pod},
-};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Event};
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use test_support::{
     Cluster, Manifests,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     rights::{granted, used},
     wait,
 };
@@ -35,7 +30,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     let cluster = Cluster::with_source(&[("runner-token", "first")]).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     cluster.register_webhooks_without_ca(port, "Fail").await;
     let listen = format!("127.0.0.1:{port}");
     let builder = cluster.tool(BINARY).await.self_managed().flag("--listen", &listen);
@@ -54,9 +49,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
 
     // The trust bundle: made, changed, gone with its source.
     let bundles: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
-    let mut certs = secret(CERTS, &[]);
-    certs.data = Some(BTreeMap::from([("ca.crt".into(), ByteString(cluster.certificate.ca_pem.clone().into()))]));
-    let certs = cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+    cluster.put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
     let bundle =
         wait::until("there is a trust bundle", async || bundles.get_opt(TRUST).await.expect("an answer")).await;
     let company = test_support::ServingCertificate::issue(&cluster.plane.dir().join("company"));
@@ -67,7 +60,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
         (now.data != bundle.data).then_some(())
     })
     .await;
-    cluster.delete_secret(RUNNER_NAMESPACE, &certs.name_any()).await;
+    cluster.delete_secret(RUNNER_NAMESPACE, CERTS).await;
     wait::until("the trust bundle is gone", async || {
         bundles.get_opt(TRUST).await.expect("an answer").is_none().then_some(())
     })
@@ -100,17 +93,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     cluster.secret_that("is mended", NAMESPACE, CA_SECRET, |now| now.resource_version() != version).await;
 
     // The gate asks for source and clone; and somebody asks who else serves.
-    let pods: Api<Pod> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
-    let pod = json!({
-        "metadata": {"generateName": "p-"},
-        "spec": {
-            "containers": [{"name": "c", "image": "i"}],
-            "volumes": [{"name": "token", "secret": {"secretName": SECRET}}],
-        },
-    });
-    let pod = serde_json::from_value(pod).unwrap();
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    wait::until("a pod is let in", async || pods.create(&dry_run, &pod).await.ok()).await;
+    wait::until("a pod is let in", async || cluster.try_pod().await.ok()).await;
     assert!(tool.stop().await.success());
 
     let requests = cluster.requests().await;

@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use test_support::{
     Cluster, Setup, canary,
-    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     control_plane::{AuditLevel, ControlPlane},
     wait,
 };
@@ -65,7 +65,7 @@ async fn nothing_of_a_secret_is_told_anywhere() {
     cluster
         .put_secret(RUNNER_NAMESPACE, CERTS, &[("ca.crt", "canary that is no certificate"), ("tls.key", "canary-key")])
         .await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     cluster.register_webhooks_without_ca(port, "Fail").await;
     let builder = cluster.tool(BINARY).await.self_managed().flag("--log-level", "trace");
     let tool = builder.flag("--listen", &format!("127.0.0.1:{port}")).start().await;

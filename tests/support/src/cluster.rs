@@ -1,11 +1,11 @@
 //! A control plane with the shipped manifests, and words for what tests do in it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::TcpListener, path::Path};
 
 use control_plane::{AuditEvent, Builder, ControlPlane};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Namespace, Secret},
+    api::core::v1::{Namespace, Pod, Secret},
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -233,6 +233,26 @@ impl Cluster {
         requests.filter(|request| !reads.contains(&request.verb.as_str())).collect()
     }
 
+    /// Asks, by dry run, for a pod in the runner namespace that uses the clone: inject and gate are both called.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    ///
+    /// # Panics
+    /// Never: the pod is one.
+    pub async fn try_pod(&self) -> Result<Pod, kube::Error> {
+        let pods: Api<Pod> = Api::namespaced(self.admin.clone(), RUNNER_NAMESPACE);
+        let pod = json!({
+            "metadata": {"generateName": "p-"},
+            "spec": {
+                "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "token", "secret": {"secretName": SECRET}}],
+            },
+        });
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        pods.create(&dry_run, &serde_json::from_value(pod).expect("a Pod")).await
+    }
+
     /// Namespaces, as admin.
     pub fn namespaces(&self) -> Api<Namespace> {
         Api::all(self.admin.clone())
@@ -242,6 +262,14 @@ impl Cluster {
     pub fn secrets(&self, namespace: &str) -> Api<Secret> {
         Api::namespaced(self.admin.clone(), namespace)
     }
+}
+
+/// A loopback port that nobody listens on.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a loopback port").port()
 }
 
 /// Whether a Secret holds exactly this data.
