@@ -9,7 +9,7 @@ use super::pod::{at, items};
 use crate::config::Config;
 
 /// On each job pod since GitLab Runner 17.9; no configuration or CI job can override it.
-const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
+pub(crate) const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
 /// On each job pod since GitLab Runner 15.9.
 pub(super) const ANNOTATION_JOB: &str = "job.runner.gitlab.com/id";
 /// On each job pod of any version, `runner-<token>-project-<id>-concurrent-<n>`.

@@ -1,6 +1,7 @@
 //! What the binary can be asked for: to serve, which is the default, or one of the commands.
 
 pub mod check;
+mod installed;
 pub mod manifests;
 pub mod migrate;
 

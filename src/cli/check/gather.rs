@@ -29,11 +29,12 @@ use super::{
     },
     kyverno::POLICY,
     manager::Manager,
-    program::Installed,
     reach::reach,
     reader::Reader,
 };
 use crate::{
+    admission::LABEL_JOB,
+    cli::installed::Installed,
     config::{Config, NamespaceName, TlsMode},
     names::{APP, CONFIGMAP_TRUST, KEY_TLS_CERT, KEY_TLS_KEY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
@@ -226,7 +227,7 @@ async fn certs(reader: &Reader, config: &Config, namespace: &str) -> Seen<Option
 
 /// Manager pods, or where there is none, what would make them. Job pods are left out where their label tells.
 async fn managers(reader: &Reader, config: &Config, namespace: &str) -> Seen<Vec<Manager>> {
-    let pods: Vec<Pod> = reader.list(Some(namespace), "!job.runner.gitlab.com/pod").await?;
+    let pods: Vec<Pod> = reader.list(Some(namespace), &format!("!{LABEL_JOB}")).await?;
     let alive = pods.iter().filter(|pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))

@@ -7,7 +7,7 @@ use super::{
     reader::{DryRun, Reader, unseen},
 };
 use crate::{
-    admission::{at, items},
+    admission::{LABEL_JOB, at, items},
     cluster::Reason,
     config::Config,
     names::{APP, VOLUME_CERTS, VOLUME_TRUST},
@@ -38,7 +38,7 @@ pub(super) async fn reach(
 fn pod(config: &Config, image: Option<&str>) -> Value {
     let resources = json!({"cpu": "10m", "memory": "16Mi"});
     let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "privileged": false});
-    let labels = if config.inject.manager { json!({}) } else { json!({"job.runner.gitlab.com/pod": "check"}) };
+    let labels = if config.inject.manager { json!({}) } else { json!({LABEL_JOB: "check"}) };
     let command = if config.inject.manager { "/configmaps/entrypoint" } else { "true" };
     json!({
         "apiVersion": "v1",

@@ -11,6 +11,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
+    cli::installed::{Installed, Key},
     cluster::Problem,
     config::{Config, NamespaceName},
     names::APP,
@@ -59,9 +60,9 @@ async fn running_config(
     deployment: &Value,
 ) -> Result<Result<Config, String>, Problem> {
     const OUT: &str = "name the file that it runs with: --config FILE";
-    let pod = deployment.pointer("/spec/template/spec").unwrap_or(&Value::Null);
-    let Some(file) = config_file(pod) else { return Ok(Ok(Config::default())) };
-    let Some((map, key)) = config_map(pod, &file) else {
+    let Some(installed) = Installed::of(deployment) else { return Ok(Ok(Config::default())) };
+    let Some(file) = installed.setting("config") else { return Ok(Ok(Config::default())) };
+    let Some(Key { object: map, key }) = installed.config_map_of(&file) else {
         return Ok(Err(format!("the configuration {file} of Deployment {APP} comes from no ConfigMap; {OUT}")));
     };
     let there = caller.get(&format!("/api/v1/namespaces/{namespace}/configmaps/{map}"), View::Whole).await?;
@@ -70,47 +71,6 @@ async fn running_config(
         return Ok(Err(format!("ConfigMap {map}, which Deployment {APP} mounts, has no {key}; {OUT}")));
     };
     Ok(Config::from_yaml(yaml).map_err(|error| format!("ConfigMap {map}, key {key}: {error}; {OUT}")))
-}
-
-/// Name of the configuration file in the pod, without its folder.
-fn config_file(pod: &Value) -> Option<String> {
-    let containers = pod.get("containers")?.as_array()?;
-    let container = containers.iter().find(|container| container["name"] == APP).or_else(|| containers.first())?;
-    let arguments: Vec<_> = ["command", "args"]
-        .into_iter()
-        .filter_map(|field| container.get(field)?.as_array())
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let by_flag = arguments.iter().enumerate().find_map(|(index, argument)| match *argument {
-        "--config" => arguments.get(index + 1).copied(),
-        argument => argument.strip_prefix("--config="),
-    });
-    let variables = container.get("env").and_then(Value::as_array).into_iter().flatten();
-    let by_variable = variables
-        .filter(|variable| variable["name"] == "GITLAB_RUNNER_WEBHOOK_CONFIG")
-        .find_map(|variable| variable["value"].as_str());
-    let path = by_flag.or(by_variable)?;
-    Some(path.rsplit('/').next().unwrap_or(path).to_owned())
-}
-
-/// The ConfigMap and the key that a volume of the pod shows as this file.
-fn config_map(pod: &Value, file: &str) -> Option<(String, String)> {
-    let volumes = pod.get("volumes")?.as_array()?;
-    let sources = volumes.iter().flat_map(|volume| {
-        let projected = volume.pointer("/projected/sources").and_then(Value::as_array).into_iter().flatten();
-        projected.filter_map(|source| source.get("configMap")).chain(volume.get("configMap"))
-    });
-    sources.into_iter().find_map(|source| {
-        let name = source["name"].as_str()?.to_owned();
-        match source.get("items").and_then(Value::as_array) {
-            None => Some((name, file.to_owned())),
-            Some(items) => {
-                let item = items.iter().find(|item| item["path"] == file)?;
-                Some((name, item["key"].as_str()?.to_owned()))
-            }
-        }
-    })
 }
 
 fn read_namespace(object: &Value) -> Option<Namespace> {
