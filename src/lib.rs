@@ -19,6 +19,9 @@
 //! *manager pods* and *job pods*, a warning for a runner namespace whose source is missing. It writes
 //! nothing; only the *gate* asks the API server, for pods that use a clone: are clone and source equal now?
 //!
+//! **Certificates** ([`pki`]) stand beside both: a loop keeps the serving CA in its Secret, the leaf in memory, and
+//! `caBundle` in the webhook configurations in step.
+//!
 //! | module | what it is | may know |
 //! |---|---|---|
 //! | [`names`] | every name that code and manifests share | nothing |

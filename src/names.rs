@@ -103,6 +103,10 @@ pub const PATH_VALIDATE_PODS: &str = "/validate/pods";
 /// Name of the webhook that lets a pod in when its clones are there and current.
 pub const WEBHOOK_GATE: &str = "gate.pods.gitlab-runner-webhook";
 
+/// The `ValidatingAdmissionPolicies` that guard what RBAC cannot say, and their bindings: where our `ServiceAccount` may
+/// write, and what of our webhook configurations.
+pub const GUARDS: [&str; 2] = ["gitlab-runner-webhook-objects", "gitlab-runner-webhook-registration"];
+
 /// The Secret with the serving CAs, in our own namespace, unless `--ca-secret` names another.
 pub const SECRET_CA: &str = "gitlab-runner-webhook-ca";
 /// Field manager of every write to the CA Secret.

@@ -137,6 +137,11 @@ fn every_object_has_the_name_and_namespace_of_the_code() {
         assert_eq!(metadata["labels"]["app.kubernetes.io/name"], names::APP, "{kind}");
         assert_eq!(metadata["labels"][names::LABEL_MANAGED_BY], Value::Null, "{kind}: only clones carry it");
     }
+    for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+        let there = objects.iter().filter(|object| object["kind"] == kind);
+        let there: BTreeSet<_> = there.map(|object| text(&object["metadata"]["name"])).collect();
+        assert_eq!(there, BTreeSet::from(names::GUARDS), "{kind}");
+    }
     let deployment = only(&objects, "Deployment");
     for labels in [&deployment["metadata"]["labels"], &deployment["spec"]["template"]["metadata"]["labels"]] {
         assert_eq!(labels["app.kubernetes.io/version"], env!("CARGO_PKG_VERSION"));

@@ -16,9 +16,6 @@ use crate::{
 const BASE_RBAC: &str = include_str!("../../../manifests/base/rbac.yaml");
 const BASE_GUARD: &str = include_str!("../../../manifests/base/guard.yaml");
 
-/// Names of the admission policies.
-pub(super) const GUARDS: [&str; 2] = ["gitlab-runner-webhook-objects", "gitlab-runner-webhook-registration"];
-
 /// A role as it is to be.
 #[derive(Clone, Debug)]
 pub(super) struct Role {

@@ -2,6 +2,7 @@
 
 use super::super::testing::program;
 use super::*;
+use crate::names::GUARDS;
 
 #[test]
 fn the_shipped_roles() {

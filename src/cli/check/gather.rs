@@ -23,11 +23,9 @@ use super::{
     Arguments,
     bindings::rights,
     certificate::Certificate,
-    expected::GUARDS,
     facts::{
         self, CertsFacts, Facts, Guard, Presence, Program, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen,
     },
-    kyverno::POLICY,
     manager::Manager,
     reach::reach,
     reader::Reader,
@@ -36,7 +34,7 @@ use crate::{
     admission::LABEL_JOB,
     cli::installed::Installed,
     config::{Config, NamespaceName, TlsMode},
-    names::{APP, CONFIGMAP_TRUST, KEY_TLS_CERT, KEY_TLS_KEY, LABEL_INJECT, SECRET_CA},
+    names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
     run::read_config,
     trust::{BundleState, CertsState, bundle::ca_keys},
@@ -252,7 +250,7 @@ async fn guards(reader: &Reader) -> Vec<Guard> {
 }
 
 async fn kyverno(reader: &Reader) -> Seen<bool> {
-    reader.is_at(&format!("/apis/kyverno.io/v1/clusterpolicies/{POLICY}")).await
+    reader.is_at(&format!("/apis/kyverno.io/v1/clusterpolicies/{KYVERNO_POLICY}")).await
 }
 
 async fn serving(

@@ -4,12 +4,10 @@ use super::{
     facts::Facts,
     report::{Check, Finding},
 };
-
-/// The `ClusterPolicy` of Big Bang's GitLab Runner package.
-pub(super) const POLICY: &str = "sync-gitlab-runner-secret";
+use crate::names::KYVERNO_POLICY;
 
 pub(super) fn judge(facts: &Facts) -> Finding {
-    let subject = format!("ClusterPolicy {POLICY}");
+    let subject = format!("ClusterPolicy {KYVERNO_POLICY}");
     match &facts.kyverno {
         Err(unseen) => Finding::unseen(Check::Kyverno, subject, unseen),
         Ok(false) => Finding::ok(Check::Kyverno, subject, "not there"),

@@ -110,7 +110,7 @@ pub(super) fn facts(config: &Config) -> Facts {
         Ok(Some(json!({"kind": kind, "webhooks": webhooks})))
     };
     let guard = |kind: &str, name: &str| Ok(Some(expected::guard(kind, name, &program, config)));
-    let guards = expected::GUARDS
+    let guards = crate::names::GUARDS
         .map(|name| (name, guard("ValidatingAdmissionPolicy", name), guard("ValidatingAdmissionPolicyBinding", name)));
     Facts {
         now: now(),
