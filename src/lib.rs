@@ -36,6 +36,7 @@
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
+//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `manifests` |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
@@ -43,6 +44,7 @@
 //! argument; they are tested by tables and properties, the rest against a real API server.
 
 pub mod admission;
+pub mod agreement;
 mod backoff;
 pub mod cli;
 pub mod cluster;

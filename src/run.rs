@@ -9,10 +9,11 @@ use tokio::{
 };
 
 use crate::{
+    agreement::{AtStart, Program},
     cluster::{self, Events, Peers, Requests, Teller},
     config::{Config, Settings, TlsMode},
     crypto, names,
-    pki::{self, CertificateFiles, FileCertificate, Rotation},
+    pki::{self, CertificateFiles, FileCertificate, Rotation, Trouble},
     server::{AppState, Certificate, HandOver, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
@@ -47,20 +48,23 @@ pub async fn run(settings: Settings) -> Result<()> {
     let probe_socket = bind(settings.probe_listen, "--probe-listen")?;
     let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
     let certificate = Certificate::new(metrics.clone());
+    let events = Events::default();
     let way = match settings.tls {
         TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
         TlsMode::Files => {
             let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
-            Way::Files(FileCertificate::load(files, Arc::clone(&certificate), metrics.clone())?)
+            let files = FileCertificate::load(files, Arc::clone(&certificate), metrics.clone())?;
+            Way::Files(Box::new(files.telling(Trouble::new(events.clone(), namespace.clone()))))
         }
     };
     let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
 
     let (trigger, shutdown) = shutdown::channel();
     let requests = Requests::new(clients.request.clone());
+    let program = Program::new(&settings, namespace.clone());
+    let at_start = AtStart::new(Arc::clone(&config), program, requests.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
-    let events = Events::default();
     let teller = Teller::new(events.clone(), requests.clone(), instance(&settings));
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
@@ -73,8 +77,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let fresh = match way {
         Way::Files(files) => Some(tokio::spawn(files.keep_fresh(settings.tls_reload))),
         Way::SelfManaged(options) => {
-            let rotation =
-                Rotation::new(options, pki::Clock::system(), &clients, certificate, &health, metrics.clone());
+            let (clock, metrics, events) = (pki::Clock::system(), metrics.clone(), events.clone());
+            let rotation = Rotation::new(options, clock, &clients, certificate, &health, metrics, events);
             tasks.spawn("certificate rotation", rotation.run(shutdown.clone()));
             None
         }
@@ -82,6 +86,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     tasks.spawn("events", teller.run(shutdown.clone()));
     let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events);
     tasks.spawn("sync", driver.run(shutdown.clone()));
+    tasks.spawn("agreement", at_start.run(shutdown.clone()));
     tasks.spawn("webhook server", webhook.serve(shutdown.clone(), FINISH));
     tasks.spawn("probe server", probes.serve(shutdown, FINISH));
     tracing::info!(server = "webhook", address = %webhook_address, "listening");
@@ -116,7 +121,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 /// How this process comes to its serving certificate.
 enum Way {
     SelfManaged(pki::Options),
-    Files(FileCertificate),
+    Files(Box<FileCertificate>),
 }
 
 /// Which replica this is, for who reads Events.

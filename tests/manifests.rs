@@ -170,7 +170,17 @@ const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
 const APPLY: [&str; 2] = ["create", "patch"];
 const EVENTS: [&str; 2] =
     ["gitlab-runner-webhook.gitlab-gitlab-runner-secret", "gitlab-runner-webhook.gitlab-runner-webhook-trust"];
-const OWN: (&str, &[&str], &str, &str) = (names::APP, &["get"], "endpoints", names::APP);
+const OWN: [(&str, &[&str], &str, &str); 9] = [
+    (names::APP, &["get"], "endpoints", names::APP),
+    (names::APP, &["get"], "deployments", names::APP),
+    (names::APP, &APPLY, "events", "gitlab-runner-webhook.gitlab-runner-webhook"),
+    ("everywhere", &["get"], "mutatingwebhookconfigurations", names::APP),
+    ("everywhere", &["get"], "validatingwebhookconfigurations", names::APP),
+    ("everywhere", &["get"], "validatingadmissionpolicies", names::GUARDS[0]),
+    ("everywhere", &["get"], "validatingadmissionpolicies", names::GUARDS[1]),
+    ("everywhere", &["get"], "validatingadmissionpolicybindings", names::GUARDS[0]),
+    ("everywhere", &["get"], "validatingadmissionpolicybindings", names::GUARDS[1]),
+];
 const PKI: [(&str, &[&str], &str, &str); 3] = [
     (names::APP, &["get", "list", "watch", "create", "patch", "update"], "secrets", "gitlab-runner-webhook-ca"),
     ("everywhere", &["list", "watch", "patch"], "mutatingwebhookconfigurations", names::APP),
@@ -179,8 +189,7 @@ const PKI: [(&str, &[&str], &str, &str); 3] = [
 
 #[test]
 fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
-    let of_files = [
-        OWN,
+    let of_configuration: [(&str, &[&str], &str, &str); 8] = [
         ("everywhere", &READ, "secrets", SECRET),
         ("everywhere", &WRITE, "secrets", SECRET),
         ("everywhere", &READ, "secrets", CERTS),
@@ -190,6 +199,7 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
         ("everywhere", &APPLY, "events", EVENTS[0]),
         ("everywhere", &APPLY, "events", EVENTS[1]),
     ];
+    let of_files = [&OWN[..], &of_configuration].concat();
     let of_all = [&of_files[..], &PKI].concat();
     for name in ["default", "minimal", "local"] {
         assert_eq!(granted(&overlay(name)), expected(&of_all), "{name}");
@@ -202,8 +212,7 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
 
 #[test]
 fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
-    let watches = [
-        OWN,
+    let of_configuration: [(&str, &[&str], &str, &str); 11] = [
         ("everywhere", &WATCH, "secrets", SECRET),
         ("everywhere", &WATCH, "secrets", CERTS),
         ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
@@ -216,7 +225,7 @@ fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
         ("gitlab-runner", &APPLY, "events", EVENTS[0]),
         ("gitlab-runner", &APPLY, "events", EVENTS[1]),
     ];
-    let all = [&watches[..], &PKI].concat();
+    let all = [&OWN[..], &of_configuration, &PKI].concat();
     assert_eq!(granted(&with_component("generated/namespaced-rbac")), expected(&all));
 }
 

@@ -235,8 +235,15 @@ impl Clocks {
             }
         });
         let certificate = Certificate::new(Metrics::new());
-        let rotation =
-            Rotation::new(options, clock, &clients, Arc::clone(&certificate), &Health::new(), Metrics::new());
+        let rotation = Rotation::new(
+            options,
+            clock,
+            &clients,
+            Arc::clone(&certificate),
+            &Health::new(),
+            Metrics::new(),
+            cluster::Events::default(),
+        );
         let (trigger, shutdown) = shutdown::channel();
         let task = tokio::spawn(rotation.run(shutdown));
         let clocks = Self { cluster, proxy, own, certificate, _trigger: trigger, _task: task };

@@ -8,8 +8,11 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
-use k8s_openapi::api::core::v1::{ConfigMap, Event};
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Event},
+};
+use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::json;
 use test_support::{
     Cluster, Manifests,
@@ -26,7 +29,8 @@ const TRUST: &str = "gitlab-runner-webhook-trust";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
-    let granted = granted(&Manifests::render("overlays/default").objects);
+    let shipped = Manifests::render("overlays/default");
+    let granted = granted(&shipped.objects);
     let cluster = Cluster::with_source(&[("runner-token", "first")]).await;
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await.unwrap();
@@ -68,9 +72,11 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
 
     // Events: a source that is gone, certificates that cannot be read; and both are right again.
     let events: Api<Event> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+    let own_events: Api<Event> = Api::namespaced(cluster.admin.clone(), NAMESPACE);
     let told = async |object: &str, reason: &str| {
         let name = format!("gitlab-runner-webhook.{object}");
         wait::until(format!("{name} says {reason}"), async || {
+            let events = if object == NAMESPACE { &own_events } else { &events };
             let event = events.get_opt(&name).await.expect("an answer")?;
             (event.reason.as_deref() == Some(reason)).then_some(event)
         })
@@ -91,6 +97,23 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     let broken = json!({"stringData": {"ca.crt": "broken"}});
     let version = cluster.patch_secret(NAMESPACE, CA_SECRET, &broken).await.resource_version();
     cluster.secret_that("is mended", NAMESPACE, CA_SECRET, |now| now.resource_version() != version).await;
+
+    // One that is broken and cannot be mended: an Event about our own Deployment, until somebody has deleted it.
+    let deployments: Api<Deployment> = Api::namespaced(cluster.admin.clone(), NAMESPACE);
+    let object = shipped.objects.iter().find(|object| object["kind"] == "Deployment").expect("one is shipped");
+    let deployment = serde_json::from_value(object.clone()).unwrap();
+    let deployment = deployments.create(&PostParams::default(), &deployment).await.unwrap();
+    cluster.patch_secret(NAMESPACE, CA_SECRET, &json!({"immutable": true, "stringData": {"ca.crt": "hunter2"}})).await;
+    let event = told(NAMESPACE, "Invalid").await;
+    let note = event.message.unwrap_or_default();
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    assert_eq!(
+        (event.involved_object.kind.as_deref(), event.involved_object.uid),
+        (Some("Deployment"), deployment.uid())
+    );
+    assert!(note.contains("update secrets/gitlab-runner-webhook-ca") && !note.contains("hunter2"), "{note}");
+    cluster.delete_secret(NAMESPACE, CA_SECRET).await;
+    assert_eq!(told(NAMESPACE, "CertificatesReady").await.type_.as_deref(), Some("Normal"));
 
     // The gate asks for source and clone; and somebody asks who else serves.
     wait::until("a pod is let in", async || cluster.try_pod().await.ok()).await;

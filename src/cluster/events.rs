@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::Event as CoreEvent, jiff::Timestamp};
+use k8s_openapi::{
+    Resource as _,
+    api::{apps::v1::Deployment, core::v1::Event as CoreEvent},
+    jiff::Timestamp,
+};
 use serde_json::json;
 use tokio::{sync::Notify, time};
 
@@ -53,8 +57,16 @@ pub struct Regarding {
     pub api_version: &'static str,
     /// Its name.
     pub name: String,
-    /// `metadata.uid`, if it is there: `kubectl describe` looks for it.
+    /// `metadata.uid`, if it is there: `kubectl describe` looks for it. That of our Deployment is asked for when it is
+    /// told about.
     pub uid: Option<String>,
+}
+
+impl Regarding {
+    /// The program's own Deployment, in its own namespace.
+    pub fn own_deployment(namespace: NamespaceName) -> Self {
+        Self { namespace, kind: "Deployment", api_version: "apps/v1", name: APP.to_owned(), uid: None }
+    }
 }
 
 /// Takes in what is to be told. Clones share the same list.
@@ -133,6 +145,10 @@ impl Teller {
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
         let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
+        let uid = match &regarding.uid {
+            None if regarding.kind == Deployment::KIND => self.uid_of_deployment(regarding).await,
+            uid => uid.clone(),
+        };
         let event = json!({
             "metadata": {},
             "involvedObject": {
@@ -140,7 +156,7 @@ impl Teller {
                 "kind": regarding.kind,
                 "namespace": namespace.as_str(),
                 "name": regarding.name,
-                "uid": regarding.uid,
+                "uid": uid,
             },
             "type": if *is_warning { "Warning" } else { "Normal" },
             "reason": camel_case(reason),
@@ -156,6 +172,11 @@ impl Teller {
             Ok(()) => self.history.note(key, occurrence, Told { reason, count, first }),
             Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
         }
+    }
+
+    /// Nobody here watches it. Without an answer, `kubectl get events` shows the Event all the same.
+    async fn uid_of_deployment(&self, regarding: &Regarding) -> Option<String> {
+        self.requests.get::<Deployment>(&regarding.namespace, &regarding.name).await.ok()??.metadata.uid
     }
 }
 

@@ -141,6 +141,15 @@ impl Requests {
         self.send_apply(what::<K>("apply", namespace, name), &requests::<K>(namespace), manager, name, &object).await
     }
 
+    /// The answer to a review of the API server's own, such as `SelfSubjectReview`: nothing is stored.
+    pub async fn ask<K>(&self, review: &K) -> Result<K, Problem>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        self.in_time(format!("create {}", K::plural(&())), api.create(&PostParams::default(), review)).await
+    }
+
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
     pub async fn apply_cluster<K>(
         &self,

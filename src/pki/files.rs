@@ -11,6 +11,7 @@ use rustls::{
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::trouble::Trouble;
 use crate::{
     crypto,
     server::{Certificate, Served},
@@ -92,6 +93,7 @@ pub struct FileCertificate {
     /// What is served was made from this.
     loaded: Fingerprint,
     metrics: Metrics,
+    trouble: Option<Trouble>,
 }
 
 /// Tells contents apart without keeping the key.
@@ -110,17 +112,27 @@ impl FileCertificate {
         let contents = Contents::read(&files);
         let loaded = contents.fingerprint();
         certificate.set(contents.parse(&files)?);
-        Ok(Self { files, certificate, loaded, metrics })
+        Ok(Self { files, certificate, loaded, metrics, trouble: None })
+    }
+
+    /// The same, with Events about files that cannot be used.
+    #[must_use]
+    pub fn telling(mut self, trouble: Trouble) -> Self {
+        self.trouble = Some(trouble);
+        self
     }
 
     /// Looks at the files again and again, and serves what they hold once it can be used; until
     /// then, the former certificate. Never returns.
-    pub async fn keep_fresh(self, interval: Duration) {
-        let mut seen = Seen { served: self.loaded.clone(), doubted: None, refused: None };
+    pub async fn keep_fresh(mut self, interval: Duration) {
+        let mut seen = Seen { served: self.loaded.clone(), ..Seen::default() };
         let mut pause = interval;
         loop {
             tokio::time::sleep(pause).await;
             let in_doubt = self.look(&mut seen);
+            if let Some(trouble) = &mut self.trouble {
+                trouble.note(seen.problem.clone());
+            }
             pause = if in_doubt { interval.min(SECOND_LOOK) } else { interval };
         }
     }
@@ -132,6 +144,7 @@ impl FileCertificate {
         let found = contents.fingerprint();
         if found == seen.served {
             (seen.doubted, seen.refused) = (None, None);
+            seen.problem = None;
             return false;
         }
         if seen.refused.as_ref() == Some(&found) {
@@ -142,12 +155,14 @@ impl FileCertificate {
                 let not_after = Timestamp::from_second(served.not_after).unwrap_or(Timestamp::MAX);
                 self.certificate.set(served);
                 info!(file = %self.files.cert.display(), %not_after, "new serving certificate");
-                *seen = Seen { served: found, doubted: None, refused: None };
+                *seen = Seen { served: found, ..Seen::default() };
                 false
             }
             Err(error) if seen.doubted.as_ref() == Some(&found) => {
                 self.metrics.certificate_reload_errors.inc();
                 warn!(%error, reason = error.reason(), "the former serving certificate stays");
+                let note = format!("{error}; the former serving certificate stays");
+                seen.problem = Some((error.reason(), note));
                 (seen.doubted, seen.refused) = (None, Some(found));
                 false
             }
@@ -160,12 +175,15 @@ impl FileCertificate {
 }
 
 /// What was seen of the files so far.
+#[derive(Default)]
 struct Seen {
     served: Fingerprint,
     /// Could not be used at the last look.
     doubted: Option<Fingerprint>,
     /// Could not be used, and that was said.
     refused: Option<Fingerprint>,
+    /// What is wrong with those that were refused.
+    problem: Option<(&'static str, String)>,
 }
 
 /// Both files as they were read.

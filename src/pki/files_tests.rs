@@ -17,7 +17,7 @@ fn served(files: &FileCertificate) -> CertificateDer<'static> {
 }
 
 fn seen(certificate: &FileCertificate) -> Seen {
-    Seen { served: certificate.loaded.clone(), doubted: None, refused: None }
+    Seen { served: certificate.loaded.clone(), ..Seen::default() }
 }
 
 #[test]

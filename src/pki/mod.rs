@@ -17,10 +17,12 @@
 //! | `options` | what the loop is told. PURE |
 //! | `pause` | when something may be done again |
 //! | `clock` | the time as the API server has it |
+//! | `single` | a watch of one object |
 //! | `store` | the one reader and writer of the CA Secret |
 //! | `publish` | the one writer of `caBundle` |
 //! | `rotate` | the loop that puts these together |
 //! | `files` | the other way: files that somebody else writes |
+//! | `trouble` | what is wrong, as an Event |
 
 mod authority;
 mod clock;
@@ -31,9 +33,11 @@ mod pause;
 mod plan;
 mod publish;
 mod rotate;
+mod single;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trouble;
 
 pub use authority::{AuthorityError, AuthorityId, Leaf, Validity, is_accepted};
 pub use clock::Clock;
@@ -44,3 +48,4 @@ pub use keyring::{
 pub use options::{Options, OptionsError};
 pub use plan::Lifetimes;
 pub use rotate::Rotation;
+pub use trouble::Trouble;

@@ -18,10 +18,12 @@ use super::{
     pause::Pause,
     plan::{self, Stored, View},
     publish::{Kind, Publication, Publisher, Registration},
+    single::Single,
     store::{Seen, Store},
+    trouble::Trouble,
 };
 use crate::{
-    cluster::{Change, Clients, Problem, Reason, Requests, WatchHealth},
+    cluster::{Change, Clients, Events, Problem, Reason, Requests, WatchHealth},
     server::{Certificate, Served},
     shutdown::Shutdown,
     telemetry::{
@@ -59,8 +61,11 @@ pub struct Rotation {
     was_published: bool,
     /// Whether the Secret was written, and the watch has not brought it yet.
     wrote: bool,
+    /// Whether something else is to be in the Secret, as far as was seen when it could be written last.
+    wants_secret: bool,
     /// What went wrong with each object, and has not gone right since.
     problems: BTreeMap<String, Problem>,
+    trouble: Trouble,
     /// The state that was last logged.
     said: Option<&'static str>,
 }
@@ -77,19 +82,6 @@ struct Side {
     pause: Pause,
 }
 
-/// What is known of one object.
-enum Now<T> {
-    There(T),
-    Absent,
-}
-
-/// A watch of one object.
-struct Single<T> {
-    health: WatchHealth,
-    /// The object in a list that has not ended.
-    listed: Option<T>,
-}
-
 impl Rotation {
     /// Prepares the loop; nothing is sent before [`Rotation::run`].
     pub fn new(
@@ -99,16 +91,17 @@ impl Rotation {
         certificate: Arc<Certificate>,
         health: &Arc<Health>,
         metrics: Metrics,
+        tell: Events,
     ) -> Self {
         let requests = Requests::new(clients.request.clone()).within(DEADLINE);
         let store = Store::new(requests.clone(), options.namespace.clone(), options.ca_secret.clone());
         let publisher = Publisher::new(requests, options.webhook_configuration.to_string());
         let watch = |kind, what: &str| WatchHealth::new(health, metrics.clone(), kind, what);
         let side = |kind| Side {
-            watch: Single { health: watch(WatchKind::WebhookConfiguration, &publisher.object(kind)), listed: None },
+            watch: Single::new(watch(WatchKind::WebhookConfiguration, &publisher.object(kind))),
             pause: Pause::default(),
         };
-        let secret = Single { health: watch(WatchKind::Secret, &store.what()), listed: None };
+        let secret = Single::new(watch(WatchKind::Secret, &store.what()));
         let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
         let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
         let (client, timeout) = (&clients.watch, options.watch_timeout);
@@ -137,6 +130,8 @@ impl Rotation {
             store_pause: Pause::default(),
             was_published: false,
             wrote: false,
+            wants_secret: false,
+            trouble: Trouble::new(tell, options.namespace.clone()),
             problems: BTreeMap::new(),
             said: None,
             options,
@@ -230,8 +225,11 @@ impl Rotation {
             self.ask_for_time().await;
         }
         self.issue();
-        if self.store_pause.is_over() && !matches!(self.with_view(plan::keyring), Ok(None)) {
-            self.write_secret().await;
+        if self.store_pause.is_over() {
+            self.wants_secret = !matches!(self.with_view(plan::keyring), Ok(None));
+            if self.wants_secret {
+                self.write_secret().await;
+            }
         }
         self.publish().await;
         self.show();
@@ -351,8 +349,11 @@ impl Rotation {
     /// Says what is ready, and for what is not, why.
     fn show(&mut self) {
         let now = self.clock.now();
+        self.forget_what_is_right();
+        let problem = self.problems.values().next();
+        self.trouble.note(problem.map(|problem| (problem.reason.as_str(), problem.to_string())));
+        let problem = problem.map(ToString::to_string);
         let leaf = self.leaf.as_ref().filter(|leaf| leaf.validity.holds(now));
-        let problem = self.problems.values().next().map(ToString::to_string);
         match leaf {
             Some(_) => self.serving.set(true),
             None => self.serving.fail(problem.as_deref().unwrap_or("none yet")),
@@ -367,6 +368,20 @@ impl Rotation {
                 self.published.fail(problem.as_deref().unwrap_or("not written yet"));
             }
         }
+    }
+
+    /// What somebody else made right is no problem any more.
+    fn forget_what_is_right(&mut self) {
+        let differing: Vec<_> = match &self.stored {
+            Stored::Keyring { keyring, .. } => {
+                let ca_bundle = keyring.ca_bundle();
+                self.publication.differing(&ca_bundle).map(|(kind, _)| self.publisher.object(kind)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let secret = self.store.object();
+        let is_secret_wanted = self.wants_secret || !differing.is_empty();
+        self.problems.retain(|object, _| if *object == secret { is_secret_wanted } else { differing.contains(object) });
     }
 
     fn with_view<T>(&self, decide: impl FnOnce(&View<'_>) -> T) -> T {
@@ -436,31 +451,6 @@ impl Minter {
             not_after: leaf.validity.not_after.as_second(),
             successor: Some(Box::new(successor)),
         }
-    }
-}
-
-impl<T> From<Now<T>> for Option<T> {
-    fn from(now: Now<T>) -> Self {
-        match now {
-            Now::There(object) => Some(object),
-            Now::Absent => None,
-        }
-    }
-}
-
-impl<T> Single<T> {
-    /// Notes a change. The object as it is now, or that there is none; nothing while that is not known.
-    fn note(&mut self, change: Change<T>) -> Option<Now<T>> {
-        self.health.note(&change);
-        match change {
-            Change::Failed(_) => return None,
-            Change::ListBegins => self.listed = None,
-            Change::Listed(object) => self.listed = Some(object),
-            Change::ListEnds => return Some(self.listed.take().map_or(Now::Absent, Now::There)),
-            Change::Applied(object) => return Some(Now::There(object)),
-            Change::Deleted(_) => return Some(Now::Absent),
-        }
-        None
     }
 }
 

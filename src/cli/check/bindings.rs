@@ -7,10 +7,13 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use kube::ResourceExt as _;
 
 use super::{
-    facts::{Grant, Named, Program, Rights, Seen, Unseen},
+    facts::{Grant, Rights, Seen, Unseen},
     reader::Reader,
 };
-use crate::config::{Config, NamespaceName};
+use crate::{
+    agreement::{Named, Program},
+    config::{Config, NamespaceName},
+};
 
 /// What the bindings of the `ServiceAccount` give. Those of groups that every account is in are the cluster's affair.
 pub(super) async fn rights(reader: &Reader, program: &Program, config: &Config) -> Rights {

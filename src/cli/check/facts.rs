@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{certificate::Certificate, manager::Manager};
 use crate::{
-    config::{Config, NamespaceName, SecretName, ServiceName, TlsMode},
+    agreement::{Named, Program},
+    config::{Config, NamespaceName},
     pem::PemError,
     sync::SecretState,
     trust::{BundleState, Certs, CertsState},
@@ -39,6 +40,8 @@ pub struct Facts {
     pub now: Timestamp,
     /// The program as it is installed.
     pub program: Program,
+    /// Its Deployment.
+    pub deployment: Seen<Option<Deployment>>,
     /// Where the configuration is from, for people.
     pub config_origin: String,
     /// What it says, or why it cannot be used.
@@ -68,25 +71,6 @@ pub enum Refused {
     Missing(String),
     /// It could not be seen.
     Unseen(Unseen),
-}
-
-/// The program as it is installed.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// Its namespace.
-    pub namespace: NamespaceName,
-    /// Its `ServiceAccount`.
-    pub service_account: String,
-    /// Its Service.
-    pub service: ServiceName,
-    /// The name of both webhook configurations.
-    pub webhook_configuration: String,
-    /// The Secret with its serving CA.
-    pub ca_secret: SecretName,
-    /// Where its serving certificate is from.
-    pub tls: TlsMode,
-    /// Its Deployment.
-    pub deployment: Seen<Option<Deployment>>,
 }
 
 /// The program's Deployment.
@@ -234,26 +218,6 @@ pub struct Grant {
     pub role: Named,
     /// The rules of the role; `None`: there is no such role.
     pub rules: Option<Vec<PolicyRule>>,
-}
-
-/// A role or a binding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Named {
-    /// Its kind.
-    pub kind: &'static str,
-    /// Its namespace, if it is in one.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -23,15 +23,14 @@ use super::{
     Arguments,
     bindings::rights,
     certificate::Certificate,
-    facts::{
-        self, CertsFacts, Facts, Guard, Presence, Program, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen,
-    },
+    facts::{self, CertsFacts, Facts, Guard, Presence, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen},
     manager::Manager,
     reach::reach,
     reader::Reader,
 };
 use crate::{
     admission::LABEL_JOB,
+    agreement::Program,
     cli::installed::Installed,
     config::{Config, NamespaceName, TlsMode},
     names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
@@ -48,8 +47,8 @@ pub(super) async fn gather(reader: &Reader, arguments: &Arguments) -> anyhow::Re
     let namespace = arguments.namespace.clone();
     let deployment: Seen<Option<Deployment>> = reader.get(namespace.as_str(), APP).await;
     let installed = deployment.as_ref().ok().and_then(Option::as_ref).and_then(|found| Installed::of(&value(found)));
-    let program = program(arguments, namespace, &deployment, installed.as_ref())?;
-    let (config_origin, config) = config(reader, arguments, &program, installed.as_ref()).await?;
+    let program = program(arguments, namespace, installed.as_ref())?;
+    let (config_origin, config) = config(reader, arguments, &program, &deployment, installed.as_ref()).await?;
     // What does not depend on it is looked at in any case.
     let assumed = config.clone().unwrap_or_default();
 
@@ -66,6 +65,7 @@ pub(super) async fn gather(reader: &Reader, arguments: &Arguments) -> anyhow::Re
     Ok(Facts {
         now: Timestamp::now(),
         program,
+        deployment: deployment.map(|found| found.as_ref().map(facts::Deployment::new)),
         config_origin,
         config,
         sources,
@@ -83,12 +83,7 @@ fn value(object: &impl Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-fn program(
-    arguments: &Arguments,
-    namespace: NamespaceName,
-    deployment: &Seen<Option<Deployment>>,
-    installed: Option<&Installed>,
-) -> anyhow::Result<Program> {
+fn program(arguments: &Arguments, namespace: NamespaceName, installed: Option<&Installed>) -> anyhow::Result<Program> {
     let setting = |flag: &str, otherwise: &str| {
         installed.and_then(|installed| installed.setting(flag)).unwrap_or_else(|| otherwise.to_owned())
     };
@@ -104,7 +99,6 @@ fn program(
         ),
         ca_secret: named(arguments.ca_secret.as_ref().map(ToString::to_string), "ca-secret", SECRET_CA).parse()?,
         tls: if setting("tls", "self-managed") == "files" { TlsMode::Files } else { TlsMode::SelfManaged },
-        deployment: deployment.clone().map(|found| found.as_ref().map(facts::Deployment::new)),
     })
 }
 
@@ -113,6 +107,7 @@ async fn config(
     reader: &Reader,
     arguments: &Arguments,
     program: &Program,
+    deployment: &Seen<Option<Deployment>>,
     installed: Option<&Installed>,
 ) -> anyhow::Result<(String, Result<Config, Refused>)> {
     if let Some(path) = &arguments.config {
@@ -121,7 +116,7 @@ async fn config(
     }
     let defaults = |why: &str| (format!("the defaults, {why}"), Ok(Config::default()));
     let Some(installed) = installed else {
-        if let Err(unseen) = &program.deployment {
+        if let Err(unseen) = deployment {
             let refused = Refused::Unseen(Unseen(format!("the Deployment that mounts it: {unseen}")));
             return Ok(("--config is not given".to_owned(), Err(refused)));
         }

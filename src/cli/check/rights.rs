@@ -1,48 +1,19 @@
 //! What the `ServiceAccount` may do, beside what it needs. PURE.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
-
-use k8s_openapi::api::rbac::v1::PolicyRule;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
-    expected::{Role, roles},
-    facts::{Facts, Grant, Named},
+    facts::{Facts, Grant},
     report::{Check, Finding},
 };
-use crate::config::Config;
-
-/// One verb on one thing. `None` in a field: all there are.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Right {
-    /// `None`: in every namespace, and outside of them.
-    namespace: Option<String>,
-    group: Option<String>,
-    resource: Option<String>,
-    /// `None`: whatever its name.
-    name: Option<String>,
-    verb: Option<String>,
-}
-
-impl Right {
-    fn covers(&self, other: &Self) -> bool {
-        let wide = |mine: &Option<String>, its: &Option<String>| mine.is_none() || mine == its;
-        wide(&self.namespace, &other.namespace)
-            && wide(&self.group, &other.group)
-            && wide(&self.resource, &other.resource)
-            && wide(&self.name, &other.name)
-            && wide(&self.verb, &other.verb)
-    }
-}
-
-/// What is wrong with one role.
-#[derive(Debug, Default)]
-struct Wrong {
-    missing: Vec<(Named, Right)>,
-    excess: Vec<(usize, Right)>,
-}
+use crate::{
+    agreement::{
+        Named,
+        expected::roles,
+        rights::{Right, Wrong, expand, told, yaml},
+    },
+    config::Config,
+};
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let subject = format!("ServiceAccount {}/{}", facts.program.namespace, facts.program.service_account);
@@ -51,8 +22,9 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         rights.unseen.iter().map(|unseen| Finding::unseen(Check::Rights, subject.clone(), unseen)).collect();
     let is_whole = findings.is_empty();
     let forms = roles(&facts.program, config);
-    let compared = forms.iter().map(|form| compare(form, &rights.grants));
-    let Some(wrong) = compared.min_by_key(|wrong| wrong.missing.len() + wrong.excess.len()) else { return findings };
+    let given = given(&rights.grants);
+    let compared = forms.iter().map(|form| Wrong::beside(form, &given));
+    let Some(wrong) = compared.min_by_key(Wrong::count) else { return findings };
     // What could not be read may hold what seems to be missing.
     if is_whole {
         findings.extend(missing(&subject, &wrong.missing, &rights.grants, facts));
@@ -64,59 +36,13 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn compare(form: &[Role], grants: &[Grant]) -> Wrong {
-    let needed: Vec<(&Named, Right)> = form
-        .iter()
-        .flat_map(|role| expand(role.named.namespace.as_deref(), &role.rules).map(|right| (&role.named, right)))
-        .collect();
-    let given: Vec<(usize, Right)> = grants
-        .iter()
-        .enumerate()
-        .flat_map(|(index, grant)| {
-            let rules = grant.rules.as_deref().unwrap_or_default();
-            expand(grant.binding.namespace.as_deref(), rules).map(move |right| (index, right))
-        })
-        .collect();
-    let missing = needed.iter().filter(|(_, right)| !given.iter().any(|(_, given)| given.covers(right)));
-    let excess = given.iter().filter(|(_, right)| !needed.iter().any(|(_, needed)| needed.covers(right)));
-    Wrong {
-        missing: missing.map(|(role, right)| ((*role).clone(), right.clone())).collect(),
-        excess: excess.cloned().collect(),
-    }
-}
-
-fn expand<'a>(namespace: Option<&'a str>, rules: &'a [PolicyRule]) -> impl Iterator<Item = Right> + use<'a> {
-    rules.iter().flat_map(move |rule| {
-        let groups = wide(rule.api_groups.as_deref());
-        let names = match rule.resource_names.as_deref() {
-            None | Some([]) => vec![None],
-            Some(names) => names.iter().cloned().map(Some).collect(),
-        };
-        let urls = rule.non_resource_urls.iter().flatten().map(|url| (None, Some(format!("URL {url}")), None));
-        let resources = wide(rule.resources.as_deref());
-        let things = groups.into_iter().flat_map(move |group| {
-            let names = names.clone();
-            resources.clone().into_iter().flat_map(move |resource| {
-                let (group, resource) = (group.clone(), resource);
-                names.clone().into_iter().map(move |name| (group.clone(), resource.clone(), name))
-            })
-        });
-        things.chain(urls).flat_map(move |(group, resource, name)| {
-            wide(Some(&rule.verbs)).into_iter().map(move |verb| Right {
-                namespace: namespace.map(str::to_owned),
-                group: group.clone(),
-                resource: resource.clone(),
-                name: name.clone(),
-                verb,
-            })
-        })
-    })
-}
-
-/// `*` is everything.
-fn wide(words: Option<&[String]>) -> Vec<Option<String>> {
-    let words = words.unwrap_or_default();
-    if words.iter().any(|word| word == "*") { vec![None] } else { words.iter().cloned().map(Some).collect() }
+/// Each right, and the index of the grant that gives it.
+fn given(grants: &[Grant]) -> Vec<(usize, Right)> {
+    let of_grant = |(index, grant): (usize, &Grant)| {
+        let rules = grant.rules.as_deref().unwrap_or_default();
+        expand(grant.binding.namespace.as_deref(), rules).map(|right| (index, right)).collect::<Vec<_>>()
+    };
+    grants.iter().enumerate().flat_map(of_grant).collect()
 }
 
 fn missing(subject: &str, missing: &[(Named, Right)], grants: &[Grant], facts: &Facts) -> Vec<Finding> {
@@ -161,40 +87,6 @@ fn excess(subject: &str, excess: &[(usize, Right)], grants: &[Grant]) -> Vec<Fin
         Some(finding.mend(mend))
     });
     findings.collect()
-}
-
-/// `get and list secrets/x, patch configmaps/y in namespace z`.
-fn told(rights: &[&Right]) -> String {
-    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for right in rights {
-        let resource = right.resource.as_deref().unwrap_or("everything");
-        let group = right.group.as_deref().filter(|group| !group.is_empty()).map(|group| format!(".{group}"));
-        let name = right.name.as_deref().map(|name| format!("/{name}"));
-        let namespace = right.namespace.as_deref().map(|namespace| format!(" in namespace {namespace}"));
-        let thing = [Some(resource.to_owned()), group, name, namespace].into_iter().flatten().collect::<String>();
-        verbs.entry(thing).or_default().push(right.verb.as_deref().unwrap_or("do anything to"));
-    }
-    let told: Vec<_> = verbs.into_iter().map(|(thing, verbs)| format!("{} {thing}", verbs.join("+"))).collect();
-    told.join(", ")
-}
-
-fn yaml(rights: &[&Right]) -> String {
-    let mut verbs: BTreeMap<(&str, &str, Option<&str>), BTreeSet<&str>> = BTreeMap::new();
-    for right in rights {
-        let key =
-            (right.group.as_deref().unwrap_or("*"), right.resource.as_deref().unwrap_or("*"), right.name.as_deref());
-        verbs.entry(key).or_default().insert(right.verb.as_deref().unwrap_or("*"));
-    }
-    let mut text = String::new();
-    for ((group, resource, name), verbs) in verbs {
-        let verbs = verbs.into_iter().map(|verb| format!("\"{verb}\"")).collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "  - apiGroups: [\"{group}\"]\n    resources: [\"{resource}\"]\n");
-        if let Some(name) = name {
-            let _ = writeln!(text, "    resourceNames: [\"{name}\"]");
-        }
-        let _ = writeln!(text, "    verbs: [{verbs}]");
-    }
-    text.trim_end().to_owned()
 }
 
 fn binding(role: &Named, facts: &Facts) -> String {

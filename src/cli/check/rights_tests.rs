@@ -1,9 +1,11 @@
 //! Tables for rights. PURE.
 
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::json;
 
-use super::super::testing::{assert_only, bad, facts, grants, program, unseen};
+use super::super::testing::{assert_only, bad, facts, grants, unseen};
 use super::*;
+use crate::agreement::Program;
 
 fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     let config = Config::default();
@@ -29,7 +31,7 @@ fn bound(rules: serde_json::Value) -> Vec<Finding> {
 #[test]
 fn both_forms_are_fine() {
     assert_eq!(bad(&judged(|_| {})), [""; 0]);
-    let namespaced = judged(|facts| facts.rights.grants = grants(&program(), &Config::default(), 1));
+    let namespaced = judged(|facts| facts.rights.grants = grants(&Program::shipped(), &Config::default(), 1));
     assert_eq!(bad(&namespaced), [""; 0]);
 }
 
@@ -37,7 +39,7 @@ fn both_forms_are_fine() {
 fn each_verb_that_is_taken_away_is_missed() {
     let config = Config::default();
     for form in [0, 1] {
-        let all = grants(&program(), &config, form);
+        let all = grants(&Program::shipped(), &config, form);
         for (grant, rule) in all
             .iter()
             .enumerate()
@@ -62,11 +64,11 @@ fn a_binding_that_is_missing_is_written_out() {
     let findings = judged(|facts| _ = facts.rights.grants.remove(0));
     assert_only(
         &findings,
-        "fault rights: lacks get endpoints/gitlab-runner-webhook in namespace gitlab-runner-webhook",
+        "fault rights: lacks get deployments.apps/gitlab-runner-webhook in namespace gitlab-runner-webhook, get endpoints/",
     );
     assert!(findings[0].mend.contains("kind: RoleBinding"), "{findings:?}");
     let roleless = judged(|facts| facts.rights.grants[0].rules = None);
-    assert_only(&roleless, "fault rights: lacks get endpoints");
+    assert_only(&roleless, "fault rights: lacks get deployments.apps/gitlab-runner-webhook");
 }
 
 #[test]

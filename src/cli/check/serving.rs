@@ -30,7 +30,7 @@ fn deployment(facts: &Facts) -> Finding {
     let namespace = &facts.program.namespace;
     let subject = format!("{namespace}/{APP}");
     let look = format!("kubectl describe pods -n {namespace} -l app.kubernetes.io/name={APP}");
-    match &facts.program.deployment {
+    match &facts.deployment {
         Err(unseen) => Finding::unseen(Check::Deployment, subject, unseen),
         Ok(None) => {
             Finding::fault(Check::Deployment, subject, "there is no such Deployment: the program is not installed")

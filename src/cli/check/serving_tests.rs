@@ -35,7 +35,7 @@ fn deployments() {
         (Ok(None), "fault deployment: there is no such Deployment"),
         (Err(unseen()), "unseen deployment"),
     ] {
-        assert_only(&judged(|facts| facts.program.deployment = found), expected);
+        assert_only(&judged(|facts| facts.deployment = found), expected);
     }
     for (found, expected) in [
         (Ok(Some(0)), "fault endpoints: the Service has no ready"),

@@ -8,30 +8,17 @@ use super::{
         Certificate,
         tests::{now, pem},
     },
-    expected,
     facts::{
-        CertsFacts, Deployment, Facts, Grant, Named, Presence, Program, Reach, Rights, RunnerNamespace, SecretFacts,
-        Serving, Unseen,
+        CertsFacts, Deployment, Facts, Grant, Presence, Reach, Rights, RunnerNamespace, SecretFacts, Serving, Unseen,
     },
     manager::Manager,
     report::{Finding, Level},
 };
 use crate::{
-    config::{Config, TlsMode},
+    agreement::{Named, Program, expected},
+    config::Config,
     trust::{CertsState, bundle::ca_keys},
 };
-
-pub(super) fn program() -> Program {
-    Program {
-        namespace: "gitlab-runner-webhook".parse().unwrap(),
-        service_account: "gitlab-runner-webhook".to_owned(),
-        service: "gitlab-runner-webhook".parse().unwrap(),
-        webhook_configuration: "gitlab-runner-webhook".to_owned(),
-        ca_secret: "gitlab-runner-webhook-ca".parse().unwrap(),
-        tls: TlsMode::SelfManaged,
-        deployment: Ok(Some(Deployment { wanted: 2, available: 2, problem: None })),
-    }
-}
 
 /// A Secret with this data.
 pub(super) fn secret(namespace: &str, data: &[(&str, &str)]) -> Secret {
@@ -101,7 +88,7 @@ pub(super) const MOUNTED: &str = "/home/gitlab-runner/.gitlab-runner/certs/ca.cr
 /// All is well.
 pub(super) fn facts(config: &Config) -> Facts {
     let ca = pem(&[], (-100, 265));
-    let program = program();
+    let program = Program::shipped();
     let webhooks = |kind: &str| {
         let mut webhooks = expected::webhooks(kind, &program, config);
         for webhook in &mut webhooks {
@@ -114,6 +101,7 @@ pub(super) fn facts(config: &Config) -> Facts {
         .map(|name| (name, guard("ValidatingAdmissionPolicy", name), guard("ValidatingAdmissionPolicyBinding", name)));
     Facts {
         now: now(),
+        deployment: Ok(Some(Deployment { wanted: 2, available: 2, problem: None })),
         config_origin: "the defaults".to_owned(),
         config: Ok(config.clone()),
         sources: vec![Ok(Some(source(&TOKEN)))],

@@ -225,11 +225,12 @@ impl Cluster {
         events.into_iter().filter(|event| event.user == USER).collect()
     }
 
-    /// What the program wrote, or tried to write, so far, by the audit log. Events aside: they come when a trouble has
-    /// lasted a while, which may be when it is over.
+    /// What the program wrote, or tried to write, so far, by the audit log. Without Events, which come when a trouble has
+    /// lasted a while, and without the reviews by which it asks what it may do, which are not stored.
     pub async fn writes(&self) -> Vec<AuditEvent> {
         let reads = ["get", "list", "watch"];
-        let requests = self.requests().await.into_iter().filter(|request| request.resource != "events");
+        let is_stored = |resource: &str| resource != "events" && !resource.starts_with("selfsubject");
+        let requests = self.requests().await.into_iter().filter(|request| is_stored(&request.resource));
         requests.filter(|request| !reads.contains(&request.verb.as_str())).collect()
     }
 

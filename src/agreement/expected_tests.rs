@@ -1,22 +1,22 @@
 //! What is expected, beside the shipped manifests. PURE.
 
-use super::super::testing::program;
 use super::*;
 use crate::names::GUARDS;
 
 #[test]
 fn the_shipped_roles() {
-    let forms = roles(&program(), &Config::default());
+    let forms = roles(&Program::shipped(), &Config::default());
     let names = |form: &[Role]| form.iter().map(|role| role.named.to_string()).collect::<Vec<_>>();
     let base = [
         "Role gitlab-runner-webhook/gitlab-runner-webhook",
+        "ClusterRole gitlab-runner-webhook-installation",
         "Role gitlab-runner-webhook/gitlab-runner-webhook-pki",
         "ClusterRole gitlab-runner-webhook-pki",
     ];
-    assert_eq!(names(&forms[0])[..3], base);
-    assert_eq!(names(&forms[0])[3..], ["ClusterRole gitlab-runner-webhook"]);
+    assert_eq!(names(&forms[0])[..4], base);
+    assert_eq!(names(&forms[0])[4..], ["ClusterRole gitlab-runner-webhook"]);
     assert_eq!(
-        names(&forms[1])[3..],
+        names(&forms[1])[4..],
         [
             "ClusterRole gitlab-runner-webhook",
             "Role gitlab/gitlab-runner-webhook",
@@ -24,9 +24,9 @@ fn the_shipped_roles() {
         ]
     );
     let by_label = Config::from_yaml("runnerNamespaces: {selectors: [{matchLabels: {a: b}}]}").unwrap();
-    assert_eq!(roles(&program(), &by_label).len(), 1, "Roles cannot be where namespaces are found by label");
-    let files = Program { tls: TlsMode::Files, ..program() };
-    assert_eq!(roles(&files, &Config::default())[0].len(), 2, "nothing of the PKI");
+    assert_eq!(roles(&Program::shipped(), &by_label).len(), 1, "Roles cannot be where namespaces are found by label");
+    let files = Program { tls: TlsMode::Files, ..Program::shipped() };
+    assert_eq!(roles(&files, &Config::default())[0].len(), 3, "nothing of the PKI");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn other_names_are_those_of_the_installation() {
         ca_secret: "my-ca".parse().unwrap(),
         webhook_configuration: "my-hooks".to_owned(),
         service_account: "robot".to_owned(),
-        ..program()
+        ..Program::shipped()
     };
     let config = Config::default();
     let forms = roles(&program, &config);
@@ -71,7 +71,7 @@ fn other_names_are_those_of_the_installation() {
 fn guards_and_webhooks_are_found_by_name() {
     for name in GUARDS {
         for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
-            assert!(guard(kind, name, &program(), &Config::default())["spec"].is_object(), "{kind} {name}");
+            assert!(guard(kind, name, &Program::shipped(), &Config::default())["spec"].is_object(), "{kind} {name}");
         }
     }
     for (name, is_entry) in

@@ -1,30 +1,53 @@
 //! What is to be in the cluster for a configuration: the shipped manifests and those that follow from it. PURE.
 
+use std::fmt;
+
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
 
-use super::facts::{Named, Program};
+use super::Program;
 use crate::{
     admission::{at, items},
-    config::Config,
-    config::TlsMode,
+    config::{Config, TlsMode},
     manifests,
     names::{APP, SECRET_CA},
 };
 
 /// Does not depend on the configuration.
-const BASE_RBAC: &str = include_str!("../../../manifests/base/rbac.yaml");
-const BASE_GUARD: &str = include_str!("../../../manifests/base/guard.yaml");
+const BASE_RBAC: &str = include_str!("../../manifests/base/rbac.yaml");
+const BASE_GUARD: &str = include_str!("../../manifests/base/guard.yaml");
+
+/// A role or a binding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace, if it is in one.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
 
 /// A role as it is to be.
 #[derive(Clone, Debug)]
-pub(super) struct Role {
-    pub(super) named: Named,
-    pub(super) rules: Vec<PolicyRule>,
+pub struct Role {
+    /// Its name.
+    pub named: Named,
+    /// What it grants.
+    pub rules: Vec<PolicyRule>,
 }
 
 /// The roles of the `ServiceAccount`: cluster-wide, and with component namespaced-rbac where that is possible.
-pub(super) fn roles(program: &Program, config: &Config) -> Vec<Vec<Role>> {
+pub fn roles(program: &Program, config: &Config) -> Vec<Vec<Role>> {
     let base: Vec<_> = read_roles(BASE_RBAC, program)
         .into_iter()
         // Components tls-files and cert-manager take them away.
@@ -42,13 +65,13 @@ pub(super) fn roles(program: &Program, config: &Config) -> Vec<Vec<Role>> {
 }
 
 /// The entries of a webhook configuration.
-pub(super) fn webhooks(kind: &str, program: &Program, config: &Config) -> Vec<Value> {
+pub fn webhooks(kind: &str, program: &Program, config: &Config) -> Vec<Value> {
     let found = rendered("webhooks.yaml", program, config).into_iter().find(|object| at(object, &["kind"]) == kind);
     items(at(&found.unwrap_or_default(), &["webhooks"])).cloned().collect()
 }
 
 /// Whether an entry is one of this webhook: `inject-2.pods...` is one of `inject.pods...`.
-pub(super) fn is_entry_of(name: &str, webhook: &str) -> bool {
+pub fn is_entry_of(name: &str, webhook: &str) -> bool {
     let parts = |name: &str| {
         let (what, rest) = name.split_once('.')?;
         let what = what.split_once('-').map_or(what, |(what, _)| what);
@@ -58,7 +81,7 @@ pub(super) fn is_entry_of(name: &str, webhook: &str) -> bool {
 }
 
 /// An admission policy, or its binding.
-pub(super) fn guard(kind: &str, name: &str, program: &Program, config: &Config) -> Value {
+pub fn guard(kind: &str, name: &str, program: &Program, config: &Config) -> Value {
     let mut objects = rendered("guard.yaml", program, config);
     objects.extend(documents(&installed(BASE_GUARD, program)));
     objects

@@ -1,0 +1,48 @@
+//! A watch of one object.
+
+use crate::cluster::{Change, WatchHealth};
+
+/// What is known of one object.
+pub enum Now<T> {
+    /// It is there.
+    There(T),
+    /// It is not.
+    Absent,
+}
+
+/// A watch of one object.
+pub struct Single<T> {
+    health: WatchHealth,
+    /// The object in a list that has not ended.
+    listed: Option<T>,
+}
+
+impl<T> From<Now<T>> for Option<T> {
+    fn from(now: Now<T>) -> Self {
+        match now {
+            Now::There(object) => Some(object),
+            Now::Absent => None,
+        }
+    }
+}
+
+impl<T> Single<T> {
+    /// Nothing is known of the object yet.
+    pub fn new(health: WatchHealth) -> Self {
+        Self { health, listed: None }
+    }
+
+    /// Notes a change. The object as it is now, or that there is none; nothing while that is not known.
+    pub fn note(&mut self, change: Change<T>) -> Option<Now<T>> {
+        self.health.note(&change);
+        match change {
+            Change::Failed(_) => return None,
+            Change::ListBegins => self.listed = None,
+            Change::Listed(object) => self.listed = Some(object),
+            Change::ListEnds => return Some(self.listed.take().map_or(Now::Absent, Now::There)),
+            Change::Applied(object) => return Some(Now::There(object)),
+            Change::Deleted(_) => return Some(Now::Absent),
+        }
+        None
+    }
+}
