@@ -70,7 +70,7 @@ impl Fixture {
     }
 
     /// Runs and expects one line of error with all of these in it.
-    fn refuses(&self, changed: &[(&str, &str)], words: &[&str]) {
+    fn refuses(&self, changed: &[(&str, &str)], words: &[&str]) -> String {
         let output = self.run(changed);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{changed:?}: {text}");
@@ -78,6 +78,7 @@ impl Fixture {
         for word in words {
             assert!(text.contains(word), "{word:?} is missing in: {text}");
         }
+        text
     }
 }
 
@@ -104,6 +105,19 @@ fn a_kubeconfig_that_does_not_work() {
     fixture.refuses(&[("--kubeconfig", &missing)], &[&missing, "--kubeconfig"]);
     let garbage = fixture.write("garbage", "\u{1}: [");
     fixture.refuses(&[("--kubeconfig", &garbage)], &[&garbage]);
+    // Parsers quote what they do not understand, and plugins print what nobody else may see.
+    let users = "users: [{name: x, user: {token: canary, token: canary}}]";
+    let twice = fixture.write("twice", &format!("apiVersion: v1\nkind: Config\n{users}\n"));
+    let said = fixture.refuses(&[("--kubeconfig", &twice)], &[&twice, "it is no kubeconfig, from line"]);
+    assert!(!said.contains("canary"), "{said}");
+    for script in ["echo canary", "echo canary; exit 1"] {
+        let exec = format!(
+            "{{\"exec\": {{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"command\": \"sh\", \"args\": [\"-c\", \"{script}\"], \"interactiveMode\": \"Never\"}}}}"
+        );
+        let plugin = fixture.write("plugin", &fixture.kubeconfig.replace("\"user\": {}", &format!("\"user\": {exec}")));
+        let said = fixture.refuses(&[("--kubeconfig", &plugin)], &["exec plugin"]);
+        assert!(!said.contains("canary"), "{said}");
+    }
     let empty = fixture.write("empty", "{}");
     fixture.refuses(&[("--kubeconfig", &empty)], &[&empty]);
     let context = fixture

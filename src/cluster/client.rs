@@ -5,9 +5,10 @@ use std::{path::Path, time::Duration};
 use http::{HeaderValue, header};
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
+use super::error::words as error_words;
 use crate::{crypto, names};
 
 /// Connections to one API server.
@@ -51,7 +52,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Clients, ConnectError>
         Some(path) => from_file(path).await?,
         None => match Config::incluster() {
             Ok(config) => config,
-            Err(_) => Config::infer().await.map_err(|error| ConnectError::NoConfiguration(error.to_string()))?,
+            Err(_) => Config::infer().await.map_err(|error| ConnectError::NoConfiguration(error_words(&error)))?,
         },
     };
     config.connect_timeout = Some(Duration::from_secs(5));
@@ -81,10 +82,10 @@ pub async fn connect_as_caller(
     let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
     let mut config = match (read, Config::incluster()) {
         (Ok(read), _) => {
-            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(error.to_string()))?
+            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(words(&error)))?
         }
         (Err(_), Ok(config)) if kubeconfig.is_none() && context.is_none() => config,
-        (Err(error), _) => return Err(unusable(error.to_string())),
+        (Err(error), _) => return Err(unusable(words(&error))),
     };
     config.connect_timeout = Some(deadline);
     config.read_timeout = Some(deadline);
@@ -95,8 +96,19 @@ pub async fn connect_as_caller(
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {
     let error = |problem: String| ConnectError::Kubeconfig { path: path.display().to_string(), problem };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| error(e.to_string()))?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| error(e.to_string()))
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| error(words(&e)))?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| error(words(&e)))
+}
+
+/// What is wrong with a kubeconfig. A parser would quote the lines around it, tokens included.
+fn words(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => {
+            let line = error.location().map(|place| format!(", from line {} on", place.line())).unwrap_or_default();
+            format!("it is no kubeconfig{line}")
+        }
+        error => error_words(error),
+    }
 }
 
 /// A client that says who it is and hides no retries: who asks decides when to ask again.
@@ -104,5 +116,5 @@ fn client(mut config: Config) -> Result<Client, ConnectError> {
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(names::USER_AGENT)));
     config.default_retry = false;
     let url = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error.to_string() })
+    Client::try_from(config).map_err(|error| ConnectError::Client { url, problem: error_words(&error) })
 }

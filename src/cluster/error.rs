@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use kube::core::Status;
+use kube::{client::AuthError, core::Status};
 
 /// Longest message of the API server that is passed on.
 const MAX_MESSAGE: usize = 400;
@@ -93,7 +93,7 @@ impl Problem {
                 ),
                 retry_after: None,
             },
-            error => Self { tried, reason: Reason::Unreachable, message: cut(&chain(error)), retry_after: None },
+            error => Self { tried, reason: Reason::Unreachable, message: words(error), retry_after: None },
         }
     }
 
@@ -151,19 +151,22 @@ fn classify(status: &Status) -> Reason {
     }
 }
 
-/// An error with its sources: hyper and tower say the useful part last.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
+/// An error with its sources, for hyper and tower say the useful part last; without what a plugin printed, which may be
+/// a token.
+pub(super) fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for error in std::iter::successors(Some(error), |error| error.source()) {
+        if let Some(AuthError::AuthExecRun { .. } | AuthError::AuthExecParse(_)) = error.downcast_ref() {
+            return "the exec plugin of the kubeconfig gave no credential that can be used; run it by hand".to_owned();
         }
-        source = error.source();
+        let next = error.to_string();
+        if text.is_empty() {
+            text = next;
+        } else if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
     }
-    text
+    cut(&text)
 }
 
 fn cut(message: &str) -> String {
