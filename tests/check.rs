@@ -241,19 +241,21 @@ async fn each_planted_fault_is_found_and_its_mend_is_named() {
     for (data, expected, mend) in [
         (vec![("runner-token", &*glrt)], "source", "stringData"),
         (vec![("runner-token", &*format!("{glrt}\n")), ("runner-registration-token", "")], "token", "tr -d"),
-        (
-            vec![("runner-token", ""), ("runner-registration-token", &*registration)],
-            "token",
-            "--from-file=runner-token",
-        ),
-        (vec![("runner-token", ""), ("runner-registration-token", "")], "token", "--from-file=runner-token"),
+        (vec![("runner-token", ""), ("runner-registration-token", &*registration)], "token", "base64 < token.txt"),
+        (vec![("runner-token", ""), ("runner-registration-token", "")], "token", "base64 < token.txt"),
     ] {
         fixture.new_token(&data).await;
         let told = fixture.finds(&[&format!("{expected} {source}")]).await;
         told.mends(mend);
-        if told.mend().starts_with("kubectl") {
-            // As it stands.
-            fixture.shell(&told.mend()).await;
+        // As it stands; of who has to make a token first, what comes after that.
+        let commands = told.mend();
+        let (made, commands) = match commands.split_once(", then\n") {
+            Some((_, commands)) => (format!("printf %s '{glrt}3' > token.txt\n"), commands.to_owned()),
+            None => (String::new(), commands),
+        };
+        let folder = fixture.cluster.plane.dir().display().to_string();
+        if commands.starts_with("kubectl") || !made.is_empty() {
+            fixture.shell(&format!("cd {folder}\n{made}{commands}")).await;
             fixture.restart_runner().await;
             fixture.settled().await;
         }
@@ -279,7 +281,8 @@ async fn each_planted_fault_is_found_and_its_mend_is_named() {
     ];
     fixture.kubectl(&label).await.unwrap();
     let told = fixture.finds(&[&clone]).await;
-    fixture.shell(&told.mend()).await;
+    // Where somebody can be asked, it asks.
+    fixture.shell(&told.mend().replace("   #", " --yes   #")).await;
     fixture.settled().await;
     fixture.apply(&documents(KYVERNO)).await;
     fixture.kubectl(&["wait", "--for=condition=Established", "crd/clusterpolicies.kyverno.io"]).await.unwrap();
@@ -521,6 +524,16 @@ impl Fixture {
             self.start().await;
             self.settled().await;
         }
+        // Whoever drops what the API server sends keeps it waiting: that is no time-out of the check.
+        self.stop().await;
+        let silent = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let told = self.finds(&[down]).await;
+        assert!(told.what().contains("context deadline exceeded") || told.what().contains("imeout"), "{}", told.what());
+        told.mends("NetworkPolicy");
+        drop(silent);
+        self.start().await;
+        self.settled().await;
+
         let nowhere = self.cluster.plane.dir().join("nowhere");
         let admin = std::fs::read_to_string(self.cluster.plane.admin_kubeconfig()).unwrap();
         std::fs::write(&nowhere, admin.replace(self.cluster.plane.url(), "https://127.0.0.1:1")).unwrap();
@@ -582,7 +595,8 @@ impl Fixture {
     async fn shell(&self, script: &str) {
         let binaries = Binaries::find(&[Component::Kubectl]).unwrap();
         let folder = binaries.path(Component::Kubectl).unwrap().parent().unwrap().to_owned();
-        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let own = Path::new(BINARY).parent().unwrap();
+        let path = format!("{}:{}:{}", folder.display(), own.display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
         command.args(["-ec", script]).env("PATH", path).env("KUBECONFIG", self.cluster.plane.admin_kubeconfig());
         let output = command.output().await.unwrap();

@@ -4,14 +4,13 @@ use serde_json::Value;
 
 use super::{
     facts::{Facts, Seen},
+    mends::{APPLY, write_anew},
     report::{Check, Finding},
 };
 use crate::{
     agreement::{Program, differences},
     config::Config,
 };
-
-const WRITE_ANEW: &str = "gitlab-runner-webhook manifests --config config.yaml | kubectl apply --server-side -f -";
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -47,7 +46,7 @@ fn webhooks(subject: &str, kind: &str, there: &Value, program: &Program, config:
         "A runner namespace that no webhook selects gets no certificates and no gate; one that is selected and no \
              runner namespace waits for the program for nothing.",
     )
-    .mend(WRITE_ANEW)
+    .mend(write_anew())
 }
 
 fn guard(
@@ -64,7 +63,7 @@ fn guard(
                 "RBAC binds what the program may write to names, not to namespaces and fields: without its guard, a \
                  stolen token of it can do more than it needs; with one for another configuration, its writes are refused.",
             )
-            .mend(if name.ends_with("-objects") { WRITE_ANEW } else { "kubectl apply -f manifests/base/guard.yaml" })
+            .mend(if name.ends_with("-objects") { write_anew() } else { APPLY.to_owned() })
     };
     for (object, what, kind) in [
         (policy, "", "ValidatingAdmissionPolicy"),

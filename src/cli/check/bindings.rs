@@ -15,7 +15,8 @@ use crate::{
     config::{Config, NamespaceName},
 };
 
-/// What the bindings of the `ServiceAccount` give. Those of groups that every account is in are the cluster's affair.
+/// What the bindings of the `ServiceAccount` give. Those of groups that every account of the cluster is in are the
+/// cluster's affair.
 pub(super) async fn rights(reader: &Reader, program: &Program, config: &Config) -> Rights {
     let (of_cluster, (of_namespaces, mut unseen)) =
         join!(reader.list_cluster::<ClusterRoleBinding>(""), role_bindings(reader, program, config));
@@ -23,19 +24,19 @@ pub(super) async fn rights(reader: &Reader, program: &Program, config: &Config) 
         unseen.push(problem);
         Vec::new()
     });
-    let of_cluster = of_cluster.into_iter().filter(|binding| is_bound(binding.subjects.as_ref(), None, program));
-    let of_cluster = of_cluster.map(|binding| {
+    let of_cluster = of_cluster.into_iter().filter_map(|binding| {
+        let how = bound(binding.subjects.as_ref(), None, program)?;
         let named = Named { kind: "ClusterRoleBinding", namespace: None, name: binding.name_any() };
-        (named, binding.role_ref)
+        Some((named, binding.role_ref, how))
     });
     let of_namespaces = of_namespaces.into_iter().filter_map(|binding| {
         let namespace = binding.namespace();
-        let is_bound = is_bound(binding.subjects.as_ref(), namespace.as_deref(), program);
-        is_bound.then(|| (Named { kind: "RoleBinding", namespace, name: binding.name_any() }, binding.role_ref))
+        let how = bound(binding.subjects.as_ref(), namespace.as_deref(), program)?;
+        Some((Named { kind: "RoleBinding", namespace, name: binding.name_any() }, binding.role_ref, how))
     });
-    let bound: Vec<(Named, RoleRef)> = of_cluster.chain(of_namespaces).collect();
+    let bindings: Vec<(Named, RoleRef, Bound)> = of_cluster.chain(of_namespaces).collect();
 
-    let wanted: BTreeSet<Named> = bound.iter().map(|(binding, role)| role_of(binding, role)).collect();
+    let wanted: BTreeSet<Named> = bindings.iter().map(|(binding, role, _)| role_of(binding, role)).collect();
     let rules = join_all(wanted.into_iter().map(async |role| {
         let rules = rules(reader, &role).await;
         (role, rules)
@@ -43,10 +44,10 @@ pub(super) async fn rights(reader: &Reader, program: &Program, config: &Config) 
     let mut rules: BTreeMap<Named, Seen<Option<Vec<PolicyRule>>>> = rules.await.into_iter().collect();
     unseen.extend(rules.values().filter_map(|found| found.as_ref().err().cloned()));
     rules.retain(|_, found| found.is_ok());
-    let grants = bound.into_iter().filter_map(|(binding, role)| {
+    let grants = bindings.into_iter().filter_map(|(binding, role, how)| {
         let role = role_of(&binding, &role);
         let rules = rules.get(&role)?.as_ref().ok()?.clone();
-        Some(Grant { binding, role, rules })
+        Some(Grant { binding, role, rules, is_for_group: how == Bound::Group })
     });
     Rights { grants: grants.collect(), unseen }
 }
@@ -69,16 +70,32 @@ async fn role_bindings(reader: &Reader, program: &Program, config: &Config) -> (
     (bindings, vec![refused])
 }
 
-fn is_bound(subjects: Option<&Vec<Subject>>, namespace: Option<&str>, program: &Program) -> bool {
+/// How a binding gives to the `ServiceAccount`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    /// To it by name.
+    Itself,
+    /// To every account of its namespace.
+    Group,
+}
+
+fn bound(subjects: Option<&Vec<Subject>>, namespace: Option<&str>, program: &Program) -> Option<Bound> {
     let own = program.namespace.as_str();
-    subjects.into_iter().flatten().any(|subject| match subject.kind.as_str() {
-        "ServiceAccount" => {
-            subject.name == program.service_account && subject.namespace.as_deref().or(namespace) == Some(own)
-        }
-        "User" => subject.name == format!("system:serviceaccount:{own}:{}", program.service_account),
-        "Group" => subject.name == format!("system:serviceaccounts:{own}"),
-        _ => false,
-    })
+    let bounds = subjects.into_iter().flatten().filter_map(|subject| {
+        let (is_it, how) = match subject.kind.as_str() {
+            "ServiceAccount" => (
+                subject.name == program.service_account && subject.namespace.as_deref().or(namespace) == Some(own),
+                Bound::Itself,
+            ),
+            "User" => {
+                (subject.name == format!("system:serviceaccount:{own}:{}", program.service_account), Bound::Itself)
+            }
+            "Group" => (subject.name == format!("system:serviceaccounts:{own}"), Bound::Group),
+            _ => return None,
+        };
+        is_it.then_some(how)
+    });
+    bounds.min_by_key(|how| *how == Bound::Group)
 }
 
 fn role_of(binding: &Named, role: &RoleRef) -> Named {

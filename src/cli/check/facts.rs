@@ -80,6 +80,10 @@ pub struct Deployment {
     pub wanted: i32,
     /// How many serve.
     pub available: i32,
+    /// How many are of the latest version of its template.
+    pub updated: i32,
+    /// The version of the program, by its label.
+    pub version: Option<String>,
     /// What its conditions say is wrong.
     pub problem: Option<String>,
 }
@@ -196,7 +200,9 @@ pub enum Reach {
     Silent,
     /// The API server could not call it.
     Failed(String),
-    /// Nothing was tried, or something else was in the way.
+    /// There was nothing to try it with: why.
+    NotTried(&'static str),
+    /// Something else was in the way.
     Unseen(Unseen),
 }
 
@@ -218,6 +224,8 @@ pub struct Grant {
     pub role: Named,
     /// The rules of the role; `None`: there is no such role.
     pub rules: Option<Vec<PolicyRule>>,
+    /// Whether it is given to all accounts of the namespace: a platform does so, not whoever installs this program.
+    pub is_for_group: bool,
 }
 
 #[cfg(test)]

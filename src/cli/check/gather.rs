@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future};
 
+use anyhow::Context as _;
 use futures::{StreamExt as _, future::join_all, join, stream};
 use k8s_openapi::{
     api::{
@@ -61,7 +62,8 @@ pub(super) async fn gather(reader: &Reader, arguments: &Arguments) -> anyhow::Re
         kyverno(reader),
     );
     let image = installed.as_ref().and_then(Installed::image);
-    let serving = Box::pin(serving(reader, &program, installed.as_ref(), &assumed, &namespaces, image)).await;
+    let serving =
+        Box::pin(serving(reader, &program, installed.as_ref(), config.as_ref().ok(), &namespaces, image)).await;
     Ok(Facts {
         now: Timestamp::now(),
         program,
@@ -88,16 +90,21 @@ fn program(arguments: &Arguments, namespace: NamespaceName, installed: Option<&I
         installed.and_then(|installed| installed.setting(flag)).unwrap_or_else(|| otherwise.to_owned())
     };
     let named = |given: Option<String>, flag: &str, otherwise: &str| given.unwrap_or_else(|| setting(flag, otherwise));
+    let unusable = |flag: &str| format!("--{flag} of the Deployment cannot be used here; give --{flag} to the check");
     Ok(Program {
         namespace,
         service_account: installed.map_or_else(|| APP.to_owned(), |installed| installed.service_account.clone()),
-        service: named(arguments.service.as_ref().map(ToString::to_string), "service", APP).parse()?,
+        service: named(arguments.service.as_ref().map(ToString::to_string), "service", APP)
+            .parse()
+            .with_context(|| unusable("service"))?,
         webhook_configuration: named(
             arguments.webhook_configuration.as_ref().map(ToString::to_string),
             "webhook-configuration",
             APP,
         ),
-        ca_secret: named(arguments.ca_secret.as_ref().map(ToString::to_string), "ca-secret", SECRET_CA).parse()?,
+        ca_secret: named(arguments.ca_secret.as_ref().map(ToString::to_string), "ca-secret", SECRET_CA)
+            .parse()
+            .with_context(|| unusable("ca-secret"))?,
         tls: if setting("tls", "self-managed") == "files" { TlsMode::Files } else { TlsMode::SelfManaged },
     })
 }
@@ -176,10 +183,8 @@ async fn namespaces(reader: &Reader, config: &Config) -> (Vec<RunnerNamespace>, 
     }
     let mut known = BTreeSet::new();
     all.retain(|(name, ..): &(NamespaceName, _, _)| known.insert(name.clone()));
-    let looks = all.into_iter().map(async |(name, presence, opted_out)| RunnerNamespace {
-        opted_out,
-        ..runner_namespace(reader, config, name, presence).await
-    });
+    let looks =
+        all.into_iter().map(|(name, presence, opted_out)| runner_namespace(reader, config, name, presence, opted_out));
     let mut namespaces: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL).collect().await;
     namespaces.sort_by(|one: &RunnerNamespace, other| one.name.cmp(&other.name));
     (namespaces, unlisted)
@@ -190,10 +195,11 @@ async fn runner_namespace(
     config: &Config,
     name: NamespaceName,
     presence: Seen<Presence>,
+    opted_out: bool,
 ) -> RunnerNamespace {
     if matches!(presence, Ok(Presence::Absent)) {
         let (clones, certs, trust, managers) = (Vec::new(), Ok(None), Ok(None), Ok(Vec::new()));
-        return RunnerNamespace { name, presence, opted_out: false, clones, certs, trust, managers };
+        return RunnerNamespace { name, presence, opted_out, clones, certs, trust, managers };
     }
     let namespace = name.as_str();
     let clones = join_all(config.clones.iter().map(|spec| secret(reader, namespace, spec.secret.as_str())));
@@ -203,7 +209,7 @@ async fn runner_namespace(
     };
     let (clones, certs, trust, managers) =
         join!(clones, certs(reader, config, namespace), trust, managers(reader, config, namespace));
-    RunnerNamespace { name, presence, opted_out: false, clones, certs, trust, managers }
+    RunnerNamespace { name, presence, opted_out, clones, certs, trust, managers }
 }
 
 async fn certs(reader: &Reader, config: &Config, namespace: &str) -> Seen<Option<CertsFacts>> {
@@ -252,7 +258,7 @@ async fn serving(
     reader: &Reader,
     program: &Program,
     installed: Option<&Installed>,
-    config: &Config,
+    config: Option<&Config>,
     namespaces: &[RunnerNamespace],
     image: Option<&str>,
 ) -> Serving {

@@ -8,8 +8,11 @@ use serde_json::Value;
 use crate::{
     admission::{Kind, at, host, items, runs_entrypoint, shows},
     config::Config,
-    names::{MOUNT_MANAGER_CERTS, VOLUME_CERTS},
+    names::{LABEL_INJECT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
 };
+
+/// The value of a variable that is taken from somewhere else in the cluster: nobody looks there.
+const FROM_ELSEWHERE: &str = "taken from elsewhere (valueFrom)";
 
 /// A pod that runs gitlab-runner, or the template of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Manager {
     pub ca_file: Option<String>,
     /// Whether it is a pod: a template shows nothing of what is injected.
     pub is_pod: bool,
+    /// Whether its label says that nothing is injected.
+    pub opted_out: bool,
     /// When its container began to run.
     pub started: Option<Timestamp>,
     /// Keys of each Secret that its volumes cannot do without; none named: the Secret alone.
@@ -48,8 +53,11 @@ impl Manager {
         let containers = at(pod, &["spec", "containers"]);
         let container = items(containers).find(|container| runs_entrypoint(container)).or(items(containers).next())?;
         let variable = |name: &str| {
-            let found = items(at(container, &["env"])).find(|entry| at(entry, &["name"]).as_str() == Some(name));
-            found.and_then(|entry| text(at(entry, &["value"])))
+            // Of two with one name, the last one counts.
+            let entry =
+                items(at(container, &["env"])).filter(|entry| at(entry, &["name"]).as_str() == Some(name)).last()?;
+            let elsewhere = || (!at(entry, &["valueFrom"]).is_null()).then(|| FROM_ELSEWHERE.to_owned());
+            text(at(entry, &["value"])).or_else(elsewhere)
         };
         let secret = config.certs_secret_name.to_string();
         let of_certs = |mount: &&Value| {
@@ -65,6 +73,7 @@ impl Manager {
             url: variable("CI_SERVER_URL"),
             ca_file: variable("CI_SERVER_TLS_CA_FILE"),
             is_pod,
+            opted_out: at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false"),
             started,
             demands: demands(pod),
             shown_certs: mount.map(|mount| serde_json::json!({"mount": mount, "pod": {"spec": {"volumes": at(pod, &["spec", "volumes"])}}})),
@@ -76,6 +85,11 @@ impl Manager {
     pub fn tls_host(&self) -> Option<&str> {
         let url = self.url.as_deref()?;
         host(url).filter(|_| url.to_ascii_lowercase().starts_with("https://"))
+    }
+
+    /// Whether something is mounted where the runner looks for certificates.
+    pub fn mounts_certs(&self) -> bool {
+        self.shown_certs.is_some()
     }
 
     /// Whether the runner finds this key of `certsSecretName` as a file among its certificates.
@@ -168,6 +182,20 @@ mod tests {
         assert_eq!(manager.tls_host(), Some("gitlab.example.com"));
         assert_eq!(manager.started.unwrap().to_string(), "2026-01-01T00:00:00Z");
         assert!(manager.ca_file.is_some() && manager.is_pod);
+    }
+
+    #[test]
+    fn a_variable_is_what_kubelet_makes_of_it() {
+        let with = |env: Value| {
+            let mut deployment = deployment("certs");
+            deployment["spec"]["template"]["spec"]["containers"][0]["env"] = env;
+            Manager::of(&deployment, &Config::default()).unwrap().ca_file
+        };
+        let name = "CI_SERVER_TLS_CA_FILE";
+        assert_eq!(with(json!([{"name": name, "value": "/a"}, {"name": name, "value": "/b"}])).unwrap(), "/b");
+        let elsewhere = json!({"configMapKeyRef": {"name": "m", "key": "k"}});
+        assert!(with(json!([{"name": name, "valueFrom": elsewhere}])).is_some());
+        assert_eq!(with(json!([{"name": name}])), None);
     }
 
     #[test]

@@ -6,11 +6,12 @@
 mod agreement;
 mod bindings;
 mod certificate;
+mod deployment;
 mod facts;
 mod gather;
 mod kyverno;
 mod manager;
-mod program;
+mod mends;
 mod reach;
 mod reader;
 pub mod report;
@@ -109,7 +110,8 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 
 async fn look(arguments: &Arguments) -> Result<Report> {
     let deadline = Duration::from_secs(arguments.timeout.into());
-    let (client, server) = arguments.connection.connect(deadline).await?;
+    // Each read has its own deadline; a dry run waits for webhooks, too.
+    let (client, server) = arguments.connection.connect(deadline.max(reader::DRY_RUN)).await?;
     let reader = Reader::new(client, deadline);
     // Without it nothing can be seen, and once is enough to say so.
     let version = match reader.answers().await {
@@ -132,8 +134,9 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = serving::judge(facts);
     findings.push(kyverno::judge(facts));
     let mend = format!(
-        "kubectl get configmaps -n {}\nApply your overlay anew: configMapGenerator makes it. Each field is in README.md.",
-        facts.program.namespace
+        "kubectl get configmaps -n {}\n{}\nIts configMapGenerator makes it. Each field is in docs/configuration.md.",
+        facts.program.namespace,
+        mends::APPLY
     );
     let fault = |what: String| {
         Finding::fault(Check::Configuration, subject, what)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    facts::{Presence, Reach, RunnerNamespace, Unseen},
+    facts::{Presence, Reach, RunnerNamespace},
     reader::{DryRun, Reader, unseen},
 };
 use crate::{
@@ -13,20 +13,25 @@ use crate::{
     names::{APP, VOLUME_CERTS, VOLUME_TRUST},
 };
 
-/// Tries it in the first runner namespace that is there. Nothing is stored.
+/// Tries it in the first runner namespace that is there. Nothing is stored. Without a configuration nobody knows which
+/// namespaces these are.
 pub(super) async fn reach(
     reader: &Reader,
-    config: &Config,
+    config: Option<&Config>,
     namespaces: &[RunnerNamespace],
     image: Option<&str>,
 ) -> Reach {
+    let Some(config) = config else {
+        return Reach::NotTried("the configuration, and so the runner namespaces, are not known");
+    };
     let mut usable = namespaces.iter().filter(|there| there.presence == Ok(Presence::Active) && !there.opted_out);
     let Some(namespace) = usable.next() else {
-        return Reach::Unseen(Unseen("there is no runner namespace in which a pod could be tried".to_owned()));
+        return Reach::NotTried("there is no runner namespace in which a pod could be");
     };
     if !(config.inject.manager || config.inject.jobs) {
-        let why = "the configuration injects nothing, so no answer would show that the program was asked";
-        return Reach::Unseen(Unseen(why.to_owned()));
+        return Reach::NotTried(
+            "the configuration injects nothing, so no answer would show that the program was asked",
+        );
     }
     match reader.dry_run(namespace.name.as_str(), &pod(config, image)).await {
         Ok(answer) => judge(&answer),
@@ -106,6 +111,10 @@ mod tests {
             "admission webhook \"validate.kyverno.svc-fail\" denied the request: images",
         ] {
             assert!(matches!(refused(403, other), Reach::Unseen(_)), "{other}");
+        }
+        for (code, reason) in [(429, Reason::Throttled), (503, Reason::ServerError)] {
+            let plain = answer(code, Value::Null, &[]);
+            assert!(matches!(&plain, Reach::Unseen(why) if why.0.contains(reason.as_str())), "{plain:?}");
         }
         let pod = |volume: &str| json!({"kind": "Pod", "spec": {"volumes": [{"name": volume}]}});
         assert!(matches!(answer(201, pod(VOLUME_CERTS), &[]), Reach::Answered(_)));

@@ -19,6 +19,9 @@ use crate::cluster::{Problem, Reason, in_time};
 /// At most so many objects are listed at once; more are read page by page.
 const PAGE: u32 = 500;
 
+/// How long a webhook may take at most: only then does the API server say that it did not answer.
+pub(super) const DRY_RUN: Duration = Duration::from_secs(35);
+
 /// What is asked of the API server, as the caller.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -48,8 +51,11 @@ impl Reader {
 
     /// Whether there is an API server at all.
     pub(super) async fn answers(&self) -> Seen<String> {
-        let version = self.in_time("get /version".to_owned(), self.client.apiserver_version()).await;
-        version.map(|version| version.git_version).map_err(|problem| unseen(&problem))
+        match self.in_time("get /version".to_owned(), self.client.apiserver_version()).await {
+            Ok(version) => Ok(version.git_version),
+            Err(problem) if problem.reason == Reason::Forbidden => Ok("its version may not be seen".to_owned()),
+            Err(problem) => Err(unseen(&problem)),
+        }
     }
 
     /// An object in a namespace.
@@ -122,13 +128,18 @@ impl Reader {
         let request = kube::core::Request::new(Pod::url_path(&(), Some(namespace)));
         let request = request.create(&params, pod.to_string().into_bytes());
         let request = request.map_err(|error| Problem::unsent(&tried, &error))?;
-        self.in_time(tried, async {
+        in_time(self.deadline.max(DRY_RUN), tried, async {
             let answer = self.client.send(request.map(Body::from)).await?;
             let code = answer.status().as_u16();
             let warnings = answer.headers().get_all(WARNING).iter();
             let warnings = warnings.filter_map(|warning| Some(warning.to_str().ok()?.to_owned())).collect();
             let body = answer.into_body().collect_bytes().await?;
-            Ok(DryRun { code, body: serde_json::from_slice(&body).unwrap_or_default(), warnings })
+            let body = match serde_json::from_slice(&body) {
+                Err(error) if code < 400 => return Err(kube::Error::SerdeError(error)),
+                // A balancer, or fairness in the API server, says no in words of its own.
+                body => body.unwrap_or_default(),
+            };
+            Ok(DryRun { code, body, warnings })
         })
         .await
     }
@@ -145,8 +156,12 @@ impl Reader {
 impl DryRun {
     /// The words of the refusal.
     pub(super) fn refusal(&self) -> Option<Problem> {
-        let status: Status = serde_json::from_value(self.body.clone()).ok()?;
-        (self.code >= 400).then(|| Problem::from_status("dry run of a pod", &status))
+        if self.code < 400 {
+            return None;
+        }
+        let status = serde_json::from_value(self.body.clone());
+        let status = status.unwrap_or_else(|_| Status::failure("no reason was given", "").with_code(self.code));
+        Some(Problem::from_status("dry run of a pod", &status))
     }
 }
 

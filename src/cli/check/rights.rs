@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
     facts::{Facts, Grant},
+    mends::write_anew,
     report::{Check, Finding},
 };
 use crate::{
     agreement::{
-        Named,
+        Named, Role,
         expected::roles,
         rights::{Right, Wrong, expand, told, yaml},
     },
@@ -23,13 +24,13 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let is_whole = findings.is_empty();
     let forms = roles(&facts.program, config);
     let given = given(&rights.grants);
-    let compared = forms.iter().map(|form| Wrong::beside(form, &given));
-    let Some(wrong) = compared.min_by_key(Wrong::count) else { return findings };
+    let compared = forms.iter().map(|form| (form, Wrong::beside(form, &given)));
+    let Some((form, wrong)) = compared.min_by_key(|(_, wrong)| wrong.count()) else { return findings };
     // What could not be read may hold what seems to be missing.
     if is_whole {
         findings.extend(missing(&subject, &wrong.missing, &rights.grants, facts));
     }
-    findings.extend(excess(&subject, &wrong.excess, &rights.grants));
+    findings.extend(excess(&subject, &wrong.excess, &rights.grants, form));
     if findings.is_empty() {
         findings.push(Finding::ok(Check::Rights, subject, "each right that it needs, and no other"));
     }
@@ -55,8 +56,7 @@ fn missing(subject: &str, missing: &[(Named, Right)], grants: &[Grant], facts: &
         if !grants.iter().any(|grant| grant.role == *role) {
             let _ = write!(mend, "\nand this binding beside it:\n{}", binding(role, facts));
         }
-        mend += "\nAll of it at once: kubectl apply -k manifests/overlays/default, or\n\
-                 gitlab-runner-webhook manifests --config config.yaml | kubectl apply --server-side -f -";
+        let _ = write!(mend, "\nAll of it at once:\n{}", write_anew());
         Finding::fault(Check::Rights, subject, format!("lacks {}", told(&rights)))
             .because(
                 "What it may not do it does not do: the clone's state, its log and metrics name the refused request.",
@@ -66,25 +66,32 @@ fn missing(subject: &str, missing: &[(Named, Right)], grants: &[Grant], facts: &
     findings.collect()
 }
 
-fn excess(subject: &str, excess: &[(usize, Right)], grants: &[Grant]) -> Vec<Finding> {
+fn excess(subject: &str, excess: &[(usize, Right)], grants: &[Grant], form: &[Role]) -> Vec<Finding> {
     let mut of_grant: BTreeMap<usize, Vec<&Right>> = BTreeMap::new();
     for (index, right) in excess {
         of_grant.entry(*index).or_default().push(right);
     }
     let findings = of_grant.into_iter().filter_map(|(index, rights)| {
-        let Grant { binding, role, .. } = grants.get(index)?;
-        let flag = binding.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
-        let mend = format!(
-            "{binding} gives them, by {role}. If it is not yours to give:\n\
-             kubectl delete {}/{}{flag}\n\
-             If the role is ours, take these rules out of it:\n{}",
-            binding.kind.to_ascii_lowercase(),
-            binding.name,
-            yaml(&rights)
-        );
-        let finding = Finding::fault(Check::Rights, subject, format!("may, without need, {}", told(&rights)))
-            .because("Whoever steals its token, or finds a hole in it, can do that, too.");
-        Some(finding.mend(mend))
+        let Grant { binding, role, is_for_group, .. } = grants.get(index)?;
+        let told = format!("may, without need, {}", told(&rights));
+        if *is_for_group {
+            let who = format!("{binding} gives them, by {role}, to every account of the namespace.");
+            let finding = Finding::warning(Check::Rights, subject, told).because(who);
+            return Some(finding.mend("If that is the platform's way, leave it: whoever runs it knows."));
+        }
+        let mend = if form.iter().any(|ours| ours.named == *role) {
+            format!("{role} is ours, and gives more than the configuration takes. Write it anew:\n{}", write_anew())
+        } else {
+            let flag = binding.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
+            let kind = binding.kind.to_ascii_lowercase();
+            format!(
+                "{binding} gives them, by {role}, and neither is ours. If nobody needs it:\n\
+                 kubectl delete {kind}/{}{flag}",
+                binding.name
+            )
+        };
+        let why = "Whoever steals its token, or finds a hole in it, can do that, too.";
+        Some(Finding::fault(Check::Rights, subject, told).because(why).mend(mend))
     });
     findings.collect()
 }

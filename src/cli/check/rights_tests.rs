@@ -24,7 +24,7 @@ fn bound(rules: serde_json::Value) -> Vec<Finding> {
         let binding = Named { kind: "ClusterRoleBinding", namespace: None, name: "extra".to_owned() };
         let role = Named { kind: "ClusterRole", namespace: None, name: "extra".to_owned() };
         let rules = serde_json::from_value(rules).unwrap();
-        facts.rights.grants.push(Grant { binding, role, rules: Some(rules) });
+        facts.rights.grants.push(Grant { binding, role, rules: Some(rules), is_for_group: false });
     })
 }
 
@@ -109,4 +109,33 @@ fn what_was_not_read_is_not_missing() {
         facts.rights.unseen = vec![unseen()];
     });
     assert_only(&findings, "unseen rights");
+}
+
+#[test]
+fn a_role_of_ours_is_written_anew_and_never_deleted() {
+    let config = Config::from_yaml("clones: [{secret: other, from: gitlab}]").unwrap();
+    let facts = facts(&Config::default());
+    let findings = judge(&facts, &config);
+    let surplus: Vec<_> = findings.iter().filter(|finding| finding.what.starts_with("may, without need")).collect();
+    assert!(!surplus.is_empty(), "{findings:?}");
+    for finding in surplus {
+        assert!(
+            finding.mend.contains("gitlab-runner-webhook manifests") && !finding.mend.contains("delete"),
+            "{finding:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_platform_gives_to_every_account_is_no_fault() {
+    let findings = judged(|facts| {
+        let name = || "system:image-pullers".to_owned();
+        let binding = Named { kind: "RoleBinding", namespace: Some("gitlab-runner-webhook".to_owned()), name: name() };
+        let role = Named { kind: "ClusterRole", namespace: None, name: name() };
+        let rules =
+            rule(json!({"apiGroups": ["image.openshift.io"], "resources": ["imagestreams/layers"], "verbs": ["get"]}));
+        facts.rights.grants.push(Grant { binding, role, rules: Some(vec![rules]), is_for_group: true });
+    });
+    assert_only(&findings, "warning rights: may, without need, get imagestreams/layers");
+    assert!(findings.iter().all(|finding| !finding.mend.contains("delete")), "{findings:?}");
 }

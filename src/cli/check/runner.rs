@@ -3,9 +3,10 @@
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    facts::{Facts, Presence, RunnerNamespace},
+    facts::{Facts, Presence, RunnerNamespace, SecretFacts, Seen},
     manager::Manager,
     report::{Check, Finding},
+    source::holds_tokens,
 };
 use crate::config::Config;
 
@@ -28,12 +29,11 @@ fn token(manager: &Manager, namespace: &RunnerNamespace, facts: &Facts, config: 
         return Finding::ok(Check::ManagerToken, subject, "does not run yet: it reads the token when it starts");
     };
     for ((spec, source), clone) in config.clones.iter().zip(&facts.sources).zip(&namespace.clones) {
-        let written = |secret: &super::facts::Seen<Option<super::facts::SecretFacts>>| -> Option<Timestamp> {
-            secret.as_ref().ok()?.as_ref()?.written
-        };
-        // What counts is when the token became another: a clone is also written to restore it.
-        let Some(written) = written(source).or_else(|| written(clone)) else { continue };
-        if manager.demands.contains_key(spec.secret.as_str()) && !spec.holds_certs && started < written {
+        if !manager.demands.contains_key(spec.secret.as_str()) {
+            continue;
+        }
+        let Some(written) = token_written(seen(source), seen(clone)) else { continue };
+        if started < written {
             let what = format!("runs since {started:.0}, and {} was written at {written:.0}", spec.source());
             return Finding::fault(Check::ManagerToken, subject, what)
                 .because(
@@ -44,6 +44,22 @@ fn token(manager: &Manager, namespace: &RunnerNamespace, facts: &Facts, config: 
         }
     }
     Finding::ok(Check::ManagerToken, subject, "started after its token was written")
+}
+
+fn seen(secret: &Seen<Option<SecretFacts>>) -> Option<&SecretFacts> {
+    secret.as_ref().ok()?.as_ref()
+}
+
+/// When the token became what it is, at the latest. A source is also written for its labels, and a clone to restore it:
+/// where they are equal, the earlier of the two says that it was there already.
+fn token_written(source: Option<&SecretFacts>, clone: Option<&SecretFacts>) -> Option<Timestamp> {
+    let token = source.or(clone).filter(|secret| holds_tokens(secret))?;
+    match (source, clone) {
+        (Some(source), Some(clone)) if clone.state.has_content_of(&source.state) => {
+            [source.written, clone.written].into_iter().flatten().min()
+        }
+        _ => token.written,
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ fn a_manager_is_as_old_as_its_token_or_younger() {
         (Some(after), after, true),
         // The clone was restored, and the token is the one of before.
         (Some(before), after, false),
+        // The source was labelled, and the token is the one of before.
+        (Some(after), before, false),
         (None, before, false),
         (None, after, true),
     ] {
@@ -40,6 +42,26 @@ fn a_manager_is_as_old_as_its_token_or_younger() {
             assert_eq!(bad(&findings), [""; 0], "{source:?} {clone}");
         }
     }
+}
+
+#[test]
+fn another_secret_is_no_token() {
+    let findings = judged(|facts| {
+        written(facts, Some("2026-01-03T00:00:00Z"), "2026-01-03T00:00:00Z");
+        for secret in [&mut facts.sources[0], &mut facts.namespaces[0].clones[0]] {
+            secret.as_mut().unwrap().as_mut().unwrap().shapes.clear();
+        }
+    });
+    assert_eq!(bad(&findings), [""; 0]);
+}
+
+#[test]
+fn a_clone_that_lags_behind_does_not_speak_for_its_source() {
+    let findings = judged(|facts| {
+        facts.sources[0] = Ok(Some(super::super::testing::source(&[("runner-token", "glrt-canary2")])));
+        written(facts, Some("2026-01-03T00:00:00Z"), "2026-01-01T00:00:00Z");
+    });
+    assert_only(&findings, "fault manager-token: runs since");
 }
 
 #[test]

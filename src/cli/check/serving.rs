@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     certificate::{Age, Certificate, is_accepted},
     facts::{Facts, Reach, Seen},
+    mends::{self, APPLY},
     report::{Check, Finding, Level, counted},
 };
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 
 const FAILS_CLOSED: &str = "Where admission fails closed, no pod is created in a runner namespace; where it fails open, \
                             pods come without certificates and without the gate. Clones are not kept either.";
+
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![deployment(facts), endpoints(facts), reach(facts)];
@@ -35,7 +38,7 @@ fn deployment(facts: &Facts) -> Finding {
         Ok(None) => {
             Finding::fault(Check::Deployment, subject, "there is no such Deployment: the program is not installed")
                 .because(FAILS_CLOSED)
-                .mend("kubectl apply -k manifests/overlays/default   # or --namespace, if it lives elsewhere")
+                .mend(format!("{APPLY}\nIf it lives elsewhere: --namespace."))
         }
         Ok(Some(found)) if found.wanted == 0 => {
             Finding::fault(Check::Deployment, subject, "is scaled to 0: the program does not run")
@@ -53,6 +56,20 @@ fn deployment(facts: &Facts) -> Finding {
                 .because("One that is left serves alone: the next node that goes takes it along.")
                 .mend(look)
         }
+        Ok(Some(found)) if found.updated < found.wanted => {
+            let problem = found.problem.as_deref().map(|problem| format!(": {problem}")).unwrap_or_default();
+            let what = format!("{} of {} replicas are of the latest version{problem}", found.updated, found.wanted);
+            Finding::warning(Check::Deployment, subject, what)
+                .because("Those of before serve on, with the configuration of before.")
+                .mend(format!("kubectl rollout status deployment/{APP} -n {namespace}\n{look}"))
+        }
+        Ok(Some(found)) if found.version.as_deref().is_some_and(|version| version != OWN_VERSION) => {
+            let version = found.version.as_deref().unwrap_or_default();
+            let what = format!("is of version {version}, and this check of {OWN_VERSION}");
+            Finding::warning(Check::Deployment, subject, what)
+                .because("Rights, guards, webhooks and trust bundles are held to what the version of the check makes.")
+                .mend(format!("Run the check of version {version}, or install {OWN_VERSION}."))
+        }
         Ok(Some(found)) => Finding::ok(
             Check::Deployment,
             subject,
@@ -68,9 +85,9 @@ fn endpoints(facts: &Facts) -> Finding {
         format!("kubectl get service,endpointslices -n {namespace}   # does its selector match the pods' labels?");
     match facts.serving.endpoints {
         Err(ref unseen) => Finding::unseen(Check::Endpoints, subject, unseen),
-        Ok(None) => Finding::fault(Check::Endpoints, subject, "there is no such Service")
-            .because(FAILS_CLOSED)
-            .mend("kubectl apply -k manifests/overlays/default"),
+        Ok(None) => {
+            Finding::fault(Check::Endpoints, subject, "there is no such Service").because(FAILS_CLOSED).mend(APPLY)
+        }
         Ok(Some(0)) => Finding::fault(Check::Endpoints, subject, "the Service has no ready endpoint")
             .because(FAILS_CLOSED)
             .mend(mend),
@@ -82,9 +99,14 @@ fn reach(facts: &Facts) -> Finding {
     let subject = "from the API server";
     match &facts.serving.reach {
         Reach::Answered(how) => Finding::ok(Check::Reach, subject, format!("the program answers: {how}")),
+        Reach::NotTried(why) => Finding::ok(Check::Reach, subject, format!("was not tried: {why}")),
         Reach::Unseen(unseen) => Finding::unseen(Check::Reach, subject, unseen)
             .because("Only a dry run of a pod shows whether the API server reaches the program. It creates nothing.")
-            .mend("It takes the right to create pods in a runner namespace: docs/check.md."),
+            .mend(if unseen.0.contains("forbidden") {
+                "It takes the right to create pods in a runner namespace: docs/check.md."
+            } else {
+                "What is in the way stands above; when it is gone, run the check again."
+            }),
         Reach::Silent => Finding::fault(Check::Reach, subject, "a pod is let in, and the program left no trace on it")
             .because("It was not asked, or could not be and fails open: pods come without certificates.")
             .mend(format!(
@@ -108,7 +130,8 @@ fn remedy(words: &str, facts: &Facts) -> String {
     let what = if words.contains("x509") {
         format!(
             "caBundle and the serving certificate do not belong together: see ca-bundle and serving-ca.\n\
-                 kubectl rollout restart deployment/{APP} -n {namespace}   # publishes caBundle anew"
+                 {}   # publishes caBundle anew",
+            mends::restart(facts)
         )
     } else if words.contains("no endpoints") || words.contains("connection refused") {
         format!("Nobody listens: kubectl get pods -n {namespace}")
@@ -135,7 +158,7 @@ fn registration(facts: &Facts) -> impl Iterator<Item = Finding> {
             Ok(None) => {
                 Finding::fault(Check::Registration, subject, "is not there: the API server does not ask the program")
                     .because("Pods come without certificates, or without the gate. Clones are kept all the same.")
-                    .mend("kubectl apply -k manifests/overlays/default   # or what you install with")
+                    .mend(APPLY)
             }
             Ok(Some(there)) => Finding::ok(
                 Check::Registration,
@@ -203,18 +226,22 @@ fn mismatch(facts: &Facts, trusted: &[Certificate]) -> Option<String> {
         }
         TlsMode::Files => {
             let host = format!("{}.{}.svc", facts.program.service, facts.program.namespace);
-            let is_accepted = is_accepted(certificates, &host, trusted, facts.now);
+            // Go takes a certificate that is a root itself, whatever it says of being a CA.
+            let is_root = certificates.first().is_some_and(|leaf| {
+                let is_current = matches!(leaf.age(facts.now), Age::Valid | Age::Late);
+                is_current && leaf.is_for(&host) && trusted.iter().any(|ca| ca.der == leaf.der)
+            });
+            let is_accepted = is_root || is_accepted(certificates, &host, trusted, facts.now);
             (!is_accepted).then(|| format!("does not accept the certificate of Secret {from} for {host}"))
         }
     }
 }
 
 fn restore(facts: &Facts) -> String {
-    let namespace = &facts.program.namespace;
     match facts.program.tls {
         TlsMode::SelfManaged => format!(
-            "The program restores it within 2 s when it runs and may: see `deployment` and `rights`.\n\
-             kubectl logs -n {namespace} -l app.kubernetes.io/name={APP} --tail=100 | grep -i cabundle"
+            "The program restores it within 2 s when it runs and may: see `deployment` and `rights`.\n{} | grep -i cabundle",
+            mends::logs(facts)
         ),
         TlsMode::Files => "Whoever issues the certificate sets caBundle: cert-manager's cainjector, or \
                            certs/issue.sh --force --kubectl"
@@ -292,11 +319,10 @@ fn told_by_bundle(ca: &Certificate, now: Timestamp, subject: &str) -> Finding {
 }
 
 fn restart(facts: &Facts) -> String {
-    let namespace = &facts.program.namespace;
     format!(
-        "The program makes and renews it by itself: why not, its log says.\n\
-         kubectl logs -n {namespace} -l app.kubernetes.io/name={APP} --tail=100\n\
-         kubectl rollout restart deployment/{APP} -n {namespace}"
+        "The program makes and renews it by itself: why not, its log says.\n{}\n{}",
+        mends::logs(facts),
+        mends::restart(facts)
     )
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::{
     certificate::tests::pem,
     facts::{Deployment, Unseen},
-    testing::{assert_only, at_mut, bad, base64, facts, unseen},
+    testing::{assert_only, at_mut, bad, base64, deployment, facts, unseen},
 };
 use super::*;
 use crate::config::Config;
@@ -27,11 +27,20 @@ fn all_is_well() {
 
 #[test]
 fn deployments() {
-    let deployment = |wanted, available| Ok(Some(Deployment { wanted, available, problem: Some("quota".to_owned()) }));
+    let with = |change: fn(&mut Deployment)| {
+        let mut found = deployment(2, 2);
+        found.problem = Some("quota".to_owned());
+        change(&mut found);
+        Ok(Some(found))
+    };
+    let serving =
+        |wanted, available| Ok(Some(Deployment { problem: Some("quota".to_owned()), ..deployment(wanted, available) }));
     for (found, expected) in [
-        (deployment(2, 0), "fault deployment: none of 2 replicas is available: the program does not serve: quota"),
-        (deployment(0, 0), "fault deployment: is scaled to 0"),
-        (deployment(2, 1), "warning deployment: 1 of 2"),
+        (serving(2, 0), "fault deployment: none of 2 replicas is available: the program does not serve: quota"),
+        (serving(0, 0), "fault deployment: is scaled to 0"),
+        (serving(2, 1), "warning deployment: 1 of 2"),
+        (with(|found| found.updated = 1), "warning deployment: 1 of 2 replicas are of the latest version: quota"),
+        (with(|found| found.version = Some("0.0.1".to_owned())), "warning deployment: is of version 0.0.1, and this"),
         (Ok(None), "fault deployment: there is no such Deployment"),
         (Err(unseen()), "unseen deployment"),
     ] {
@@ -47,13 +56,19 @@ fn deployments() {
 }
 
 #[test]
+fn nothing_to_try_it_with_is_no_fault() {
+    assert_eq!(bad(&judged(|facts| facts.serving.reach = Reach::NotTried("there is no namespace"))), [""; 0]);
+}
+
+#[test]
 fn reached_or_not() {
     for (reach, expected, mend) in [
         (Reach::Silent, "fault reach: a pod is let in", "NetworkPolicy"),
         (Reach::Failed("x509: unknown authority".to_owned()), "fault reach: the program does not serve", "ca-bundle"),
         (Reach::Failed("connect: connection refused".to_owned()), "fault reach", "kubectl get pods"),
         (Reach::Failed("context deadline exceeded".to_owned()), "fault reach", "NetworkPolicy"),
-        (Reach::Unseen(Unseen("no".to_owned())), "unseen reach: could not see: no", "create pods"),
+        (Reach::Unseen(Unseen("forbidden: no".to_owned())), "unseen reach: could not see: forbidden", "create pods"),
+        (Reach::Unseen(Unseen("quota: no".to_owned())), "unseen reach: could not see: quota", "stands above"),
     ] {
         let findings = judged(|facts| facts.serving.reach = reach);
         assert_only(&findings, expected);
@@ -123,4 +138,20 @@ fn a_leaf_from_a_file_is_to_be_accepted() {
         told.len() == 2 && told.iter().all(|told| told.contains("does not accept the certificate of Secret")),
         "{told:?}"
     );
+    // One that is its own root is trusted as it is, even if it says that it is a CA.
+    for (name, is_accepted) in [("gitlab-runner-webhook.gitlab-runner-webhook.svc", true), ("elsewhere.svc", false)] {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        let findings = judged(|facts| {
+            facts.program.tls = TlsMode::Files;
+            facts.serving.certificates = Ok(Some(Certificate::all(root.as_bytes())));
+            for found in [&mut facts.serving.mutating, &mut facts.serving.validating] {
+                for webhook in found.as_mut().unwrap().as_mut().unwrap()["webhooks"].as_array_mut().unwrap() {
+                    webhook["clientConfig"]["caBundle"] = base64(&root).into();
+                }
+            }
+        });
+        assert_eq!(bad(&findings).is_empty(), is_accepted, "{findings:?}");
+    }
 }

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{
     facts::{Facts, Presence, RunnerNamespace, SecretFacts, Seen, Unseen},
+    mends::look_at_the_program,
     report::{Check, Finding},
 };
 use crate::{
     config::{CloneSpec, Config, OnForeignTarget},
-    names::LABEL_PREFIX_KYVERNO,
+    names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE, LABEL_PREFIX_KYVERNO},
 };
 
 /// What the runner's chart mounts, whichever of the two is used.
-pub(super) const TOKEN: &str = "runner-token";
+const TOKEN: &str = "runner-token";
 const REGISTRATION_TOKEN: &str = "runner-registration-token";
 /// The Secret of the mission has both keys, manager pods or not.
 const SECRET_OF_TOKENS: &str = "gitlab-gitlab-runner-secret";
@@ -76,16 +77,19 @@ fn source_findings(spec: &CloneSpec, source: &Seen<Option<SecretFacts>>, facts: 
     findings
 }
 
+/// Whether it holds what a runner authenticates or registers with.
+pub(super) fn holds_tokens(secret: &SecretFacts) -> bool {
+    [TOKEN, REGISTRATION_TOKEN].iter().any(|key| secret.shapes.contains_key(*key))
+}
+
 /// The keys without which kubelet starts no manager pod.
 fn demanded(spec: &CloneSpec, source: &SecretFacts, facts: &Facts) -> BTreeSet<String> {
     let managers = facts.namespaces.iter().filter_map(|namespace| namespace.managers.as_ref().ok()).flatten();
     let mut demanded: BTreeSet<String> =
         managers.filter_map(|manager| manager.demands.get(spec.secret.as_str())).flatten().cloned().collect();
-    let chart = [TOKEN, REGISTRATION_TOKEN];
-    let is_of_tokens =
-        spec.secret.as_str() == SECRET_OF_TOKENS || chart.iter().any(|key| source.shapes.contains_key(*key));
+    let is_of_tokens = spec.secret.as_str() == SECRET_OF_TOKENS || holds_tokens(source);
     if demanded.is_empty() && is_of_tokens && !spec.holds_certs {
-        demanded.extend(chart.map(str::to_owned));
+        demanded.extend([TOKEN, REGISTRATION_TOKEN].map(str::to_owned));
     }
     demanded
 }
@@ -165,8 +169,9 @@ fn without_white_space(spec: &CloneSpec, key: &str) -> String {
 fn authentication_token(spec: &CloneSpec) -> String {
     format!(
         "Create a runner in GitLab (Admin, CI/CD, Runners), save its token in file token.txt without a newline, then\n\
-         kubectl create secret generic {} -n {} --from-file=runner-token=token.txt \\\n  \
-         --from-literal=runner-registration-token= --dry-run=client -o yaml | kubectl apply -f -",
+         base64 < token.txt | tr -d '\\n' \\\n  \
+         | sed 's/.*/{{\"data\":{{\"{TOKEN}\":\"&\",\"{REGISTRATION_TOKEN}\":\"\"}}}}/' \\\n  \
+         | kubectl patch secret {} -n {} --type=merge --patch-file=/dev/stdin",
         spec.secret, spec.from
     )
 }
@@ -241,8 +246,8 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
     }
     match whose {
         Whose::Ours => Finding::ok(Check::Clone, subject, "equals its source; ours"),
-        // As long as the policy lives, that is the finding.
-        Whose::Kyvernos if facts.kyverno == Ok(true) => {
+        // As long as the policy lives, or nobody can say, that is the finding.
+        Whose::Kyvernos if facts.kyverno != Ok(false) => {
             Finding::ok(Check::Clone, subject, "equals its source; Kyverno's by its labels")
         }
         Whose::Kyvernos => Finding::warning(
@@ -254,14 +259,28 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
             "A Kyverno that is installed later, or whose policy comes back, takes it for its own. We restore it when \
                  it differs, and otherwise leave it alone.",
         )
-        .mend(format!(
-            "kubectl label secret {at} {}",
-            kyverno_labels(clone).map(|label| format!("{label}-")).collect::<Vec<_>>().join(" ")
-        )),
+        .mend(without_kyverno(clone, &at)),
         Whose::Foreign => Finding::warning(Check::Clone, subject, "equals its source; foreign: it lacks our marks")
             .because("The program marks what it looks after: it did not get to this one.")
             .mend(look_at_the_program(facts)),
     }
+}
+
+/// `migrate` knows what else Kyverno left there; without the name of the policy it does not know which clones are meant.
+fn without_kyverno(clone: &SecretFacts, at: &str) -> String {
+    let label = |name: &str| clone.state.metadata.labels.as_ref().and_then(|labels| labels.get(name));
+    match (label(LABEL_KYVERNO_POLICY), label(LABEL_KYVERNO_POLICY_NAMESPACE)) {
+        (Some(policy), None) if !policy.is_empty() => migrate(policy),
+        (Some(policy), Some(namespace)) if !policy.is_empty() && namespace.is_empty() => migrate(policy),
+        _ => {
+            let labels: Vec<_> = kyverno_labels(clone).map(|label| format!("{label}-")).collect();
+            format!("kubectl label secret {at} {}", labels.join(" "))
+        }
+    }
+}
+
+fn migrate(policy: &str) -> String {
+    format!("gitlab-runner-webhook migrate --policy {policy}   # with --dry-run it only says what it would do")
 }
 
 fn kyverno_labels(clone: &SecretFacts) -> impl Iterator<Item = &str> {
@@ -295,16 +314,6 @@ impl Whose {
             Self::Foreign => "foreign: it lacks our marks",
         }
     }
-}
-
-/// What the program writes itself, it did not write.
-pub(super) fn look_at_the_program(facts: &Facts) -> String {
-    format!(
-        "The program writes it as soon as it runs and may: look at its state and at the check `rights`.\n\
-         kubectl get pods -n {namespace}\n\
-         kubectl logs -n {namespace} -l app.kubernetes.io/name=gitlab-runner-webhook --tail=100",
-        namespace = facts.program.namespace
-    )
 }
 
 #[cfg(test)]

@@ -73,13 +73,22 @@ fn clones() {
     assert_only(&with(Err(unseen())), "unseen clone: could not see");
     let kyvernos = with(Ok(Some(clone(&TOKEN, &kyverno))));
     assert_only(&kyvernos, "warning clone: equals its source; still has Kyverno's labels");
-    let mend = "kubectl label secret gitlab-gitlab-runner-secret -n gitlab-runner generate.kyverno.io/policy-name-";
-    assert!(kyvernos.iter().any(|finding| finding.mend == mend), "{kyvernos:?}");
-    let alive = judged(&config, |facts| {
-        facts.kyverno = Ok(true);
-        facts.namespaces[0].clones = vec![Ok(Some(clone(&TOKEN, &kyverno)))];
-    });
-    assert_eq!(bad(&alive), [""; 0], "the policy itself is the finding");
+    let mends = |findings: &[Finding], mend: &str| {
+        assert!(findings.iter().any(|finding| finding.mend.starts_with(mend)), "{findings:?}");
+    };
+    mends(&kyvernos, "gitlab-runner-webhook migrate --policy sync-gitlab-runner-secret");
+    let nameless = with(Ok(Some(clone(&TOKEN, &["generate.kyverno.io/rule-name=x"]))));
+    mends(
+        &nameless,
+        "kubectl label secret gitlab-gitlab-runner-secret -n gitlab-runner generate.kyverno.io/rule-name-",
+    );
+    for kyvernos in [Ok(true), Err(unseen())] {
+        let alive = judged(&config, |facts| {
+            facts.kyverno = kyvernos;
+            facts.namespaces[0].clones = vec![Ok(Some(clone(&TOKEN, &kyverno)))];
+        });
+        assert_eq!(bad(&alive), [""; 0], "the policy itself is the finding");
+    }
     let refuse =
         Config::from_yaml("clones: [{secret: gitlab-gitlab-runner-secret, from: gitlab, onForeignTarget: refuse}]");
     let refused = judged(&refuse.unwrap(), |facts| facts.namespaces[0].clones = vec![Ok(Some(source(&edited)))]);

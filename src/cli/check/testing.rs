@@ -20,6 +20,12 @@ use crate::{
     trust::{CertsState, bundle::ca_keys},
 };
 
+/// The program's own, with so many replicas to be and to serve.
+pub(super) fn deployment(wanted: i32, available: i32) -> Deployment {
+    let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+    Deployment { wanted, available, updated: wanted, version, problem: None }
+}
+
 /// A Secret with this data.
 pub(super) fn secret(namespace: &str, data: &[(&str, &str)]) -> Secret {
     let metadata = json!({"namespace": namespace, "name": "gitlab-gitlab-runner-secret", "creationTimestamp": "2026-01-02T00:00:00Z"});
@@ -101,7 +107,7 @@ pub(super) fn facts(config: &Config) -> Facts {
         .map(|name| (name, guard("ValidatingAdmissionPolicy", name), guard("ValidatingAdmissionPolicyBinding", name)));
     Facts {
         now: now(),
-        deployment: Ok(Some(Deployment { wanted: 2, available: 2, problem: None })),
+        deployment: Ok(Some(deployment(2, 2))),
         config_origin: "the defaults".to_owned(),
         config: Ok(config.clone()),
         sources: vec![Ok(Some(source(&TOKEN)))],
@@ -140,6 +146,7 @@ pub(super) fn grants(program: &Program, config: &Config, form: usize) -> Vec<Gra
         },
         rules: Some(role.rules),
         role: role.named,
+        is_for_group: false,
     });
     grants.collect()
 }

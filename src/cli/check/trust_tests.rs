@@ -45,8 +45,9 @@ fn readable_and_valid() {
         (vec![("ca.crt", &*both)], "warning certs: one in it is not valid"),
         (vec![("ca.crt", &*late)], "warning certs: one is about to end"),
         (vec![("ca.crt", &*valid), ("tls.key", "canary")], "warning certs: has tls.key, and not its other half"),
+        (vec![("ca.crt", &*expired), ("tls.key", "canary")], "fault certs: no certificate in it is valid"),
     ] {
-        let findings = judged(Some(certs(&data)), Some(manager(URL, Some(MOUNTED))));
+        let findings = judged(Some(certs(&data)), None);
         assert_only(&findings, expected);
         assert!(!format!("{findings:?}").contains("canary"), "{findings:?}");
     }
@@ -67,32 +68,71 @@ fn the_file_that_the_runner_reads() {
         let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file)));
         assert_eq!(bad(&findings), [""; 0], "{ca_file:?}");
     }
+    let expired = pem(&[], (-9, -1));
     for (data, ca_file, expected, mend) in [
         (
             vec![(host, &*ca)],
             Some(MOUNTED),
-            "reads ca.crt, which gitlab-runner-certs has not",
+            "fault certs-host: reads ca.crt, which gitlab-runner-certs has not",
             "kubectl delete pod/manager",
         ),
         // It was created before its certificates.
-        (vec![("ca.crt", &*ca)], None, "finds no CA for gitlab.example.com", "kubectl delete pod/manager"),
-        (vec![("a.crt", &*ca), ("b.crt", &*ca)], None, "finds no CA for gitlab.example.com", "gitlab.example.com.crt"),
-        (vec![(host, &*other)], None, "gitlab.example.com.crt holds a certificate for other.example.com", "key ca.crt"),
+        (
+            vec![("ca.crt", &*ca)],
+            None,
+            "fault certs-host: finds no CA for gitlab.example.com",
+            "kubectl delete pod/manager",
+        ),
+        (
+            vec![("a.crt", &*ca), ("b.crt", &*ca)],
+            None,
+            "warning certs-host: finds no CA for gitlab.example.com",
+            "gitlab.example.com.crt",
+        ),
+        (
+            vec![(host, &*other)],
+            None,
+            "fault certs-host: gitlab.example.com.crt holds a certificate for other.example.com",
+            "key ca.crt",
+        ),
     ] {
         let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file)));
-        assert_only(&findings, &format!("fault certs-host: {expected}"));
+        assert_only(&findings, expected);
         assert!(findings.iter().any(|finding| finding.mend.contains(mend)), "{findings:?}");
     }
+    // A valid one beside it is no help to who reads the other.
+    let beside = judged(Some(certs(&[("ca.crt", &expired), ("b.crt", &ca)])), Some(manager(URL, Some(MOUNTED))));
+    assert!(
+        bad(&beside)
+            .iter()
+            .any(|told| told.starts_with("fault certs-host: reads ca.crt for gitlab.example.com, and that")),
+        "{beside:?}"
+    );
+    let mut by_label = manager(URL, None);
+    by_label.opted_out = true;
+    assert_only(&judged(Some(certs(&[("ca.crt", &ca)])), Some(by_label)), "warning certs-host: finds no CA");
     let config = Config::default();
     let mut facts = facts(&config);
     facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", &ca)])));
     facts.namespaces[0].managers = Ok(vec![manager(URL, None)]);
     facts.namespaces[0].opted_out = true;
-    let findings = hosts(&facts.namespaces[0], &config);
+    let findings = hosts(&facts.namespaces[0], facts.now, &config);
     assert!(findings[0].mend.contains("gitlab.example.com.crt"), "nothing is injected there: {findings:?}");
     let plain = judged(Some(certs(&[("ca.crt", &ca)])), Some(manager("http://user:canary@gitlab:8181", None)));
     assert_eq!(bad(&plain), [""; 0]);
     assert!(!format!("{plain:?}").contains("canary"), "{plain:?}");
+    assert_eq!(without_user("user:canary@gitlab"), "gitlab");
+}
+
+#[test]
+fn a_clone_is_mended_where_its_source_is() {
+    let config = Config::from_yaml("certs: {from: infra}").unwrap();
+    let mut facts = facts(&config);
+    facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", &pem(&[], (-9, -1)))])));
+    let findings = judge(&facts, &config);
+    assert!(findings[0].mend.contains("gitlab-runner-certs -n infra --type=merge"), "{findings:?}");
+    facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", "not PEM")])));
+    assert!(judge(&facts, &config)[0].mend.contains("-n infra"));
 }
 
 #[test]
