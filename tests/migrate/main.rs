@@ -186,18 +186,18 @@ async fn interrupted_after_each_step_the_clone_is_never_absent_and_ends_as_ours(
             assert_eq!(first.refusals(), Vec::<String>::new());
             assert_eq!(first.steps().len(), 6, "{:?}", first.steps());
             for step in first.steps().iter().take(steps_before) {
-                first.carry_out(*step).await.unwrap();
+                first.carry_out(step).await.unwrap();
             }
             // Each step can be repeated on the spot, too.
             if let Some(step) = first.steps().iter().take(steps_before).next_back() {
-                first.carry_out(*step).await.unwrap();
+                first.carry_out(step).await.unwrap();
             }
             drop(first);
 
             let second = prepare(&cluster).await;
             assert_eq!(second.refusals(), Vec::<String>::new());
             for step in second.steps() {
-                second.carry_out(*step).await.unwrap();
+                second.carry_out(step).await.unwrap();
             }
             assert!(policy(&cluster).await.is_none());
             let clone = cluster.clone_with(&namespace, SECRET, &TOKENS).await;
@@ -219,7 +219,7 @@ async fn interrupted_after_each_step_the_clone_is_never_absent_and_ends_as_ours(
         let token = [("runner-token", token.as_str())];
         cluster.put_secret(SOURCE_NAMESPACE, SECRET, &token).await;
         cluster.secret_that("follows", "rotating", SECRET, |there| has_data(there, &token)).await;
-        migration.carry_out(*step).await.unwrap();
+        migration.carry_out(step).await.unwrap();
     }
     is_ours(&cluster.clone_with("rotating", SECRET, &[("runner-token", "token-5")]).await, &former);
     assert!(recorder.states(&cluster, "rotating").await.iter().all(Option::is_some));
@@ -424,20 +424,20 @@ async fn a_policy_that_is_set_back_is_not_deleted(cluster: &Cluster) {
     assert_eq!(migration.refusals(), Vec::<String>::new());
     let steps = migration.steps().to_vec();
     for step in &steps[..3] {
-        migration.carry_out(*step).await.unwrap();
+        migration.carry_out(step).await.unwrap();
     }
     let mut rules = policy(cluster).await.unwrap().data["spec"]["rules"].clone();
     rules[0]["generate"]["synchronize"] = json!(true);
     let back = Patch::Merge(json!({"spec": {"rules": rules}}));
     policies(&cluster.admin).patch(POLICY, &PatchParams::default(), &back).await.unwrap();
-    let error = migration.carry_out(steps[3]).await.unwrap_err().to_string();
+    let error = migration.carry_out(&steps[3]).await.unwrap_err().to_string();
     assert!(error.contains("set back"), "{error}");
     assert!(policy(cluster).await.is_some());
 
     // Made anew altogether: not the policy of the plan.
     policies(&cluster.admin).delete(POLICY, &DeleteParams::default()).await.unwrap();
     create_policy(&cluster.admin, |_| {}).await;
-    let error = migration.carry_out(steps[3]).await.unwrap_err().to_string();
+    let error = migration.carry_out(&steps[3]).await.unwrap_err().to_string();
     assert!(error.contains("made anew"), "{error}");
     assert!(policy(cluster).await.is_some());
 }

@@ -7,9 +7,11 @@
 
 mod api;
 mod gather;
+mod json;
 mod keeper;
 mod plan;
 mod policy;
+mod prove;
 mod release;
 mod report;
 mod steps;
@@ -30,7 +32,11 @@ use self::{
     plan::Plan,
     steps::Steps,
 };
-pub use self::{plan::Step, policy::PolicyName, steps::StepError};
+pub use self::{
+    plan::{Step, Target},
+    policy::PolicyName,
+    steps::StepError,
+};
 use crate::{cli::Connection, cluster::Requests, config::NamespaceName, names};
 
 /// What it is told.
@@ -149,7 +155,7 @@ impl Migration {
     ///
     /// # Errors
     /// What kept it from its end. What is done stays done, and a repetition goes on from there.
-    pub async fn carry_out(&self, step: Step) -> Result<String, StepError> {
+    pub async fn carry_out(&self, step: &Step) -> Result<String, StepError> {
         self.steps.carry_out(step).await
     }
 }
@@ -184,7 +190,7 @@ async fn migrate(arguments: &Arguments) -> Result<()> {
         bail!("not confirmed: nothing was changed");
     }
     for (index, step) in migration.steps().iter().enumerate() {
-        let done = migration.carry_out(*step).await.with_context(|| format!("step {}, {step}", index + 1))?;
+        let done = migration.carry_out(step).await.with_context(|| format!("step {}, {step}", index + 1))?;
         say(&format!("{}. {step}: {done}\n", index + 1))?;
     }
     say(

@@ -43,21 +43,21 @@ pub(super) struct Found {
 }
 
 /// One clone that is taken over.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
     pub(super) namespace: NamespaceName,
     pub(super) spec: CloneSpec,
 }
 
 /// One step. Each can be repeated, and be interrupted before, after and in between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The policy stops acting on its clones, and will not take them with it.
     Orphan,
     /// What the policy still had in hand is dropped.
     DropRequests,
-    /// The clone of this index is taken from Kyverno, and the program makes it its own.
-    TakeOver(usize),
+    /// This clone is taken from Kyverno, and the program makes it its own.
+    TakeOver(Target),
     /// The policy is deleted.
     Remove,
     /// Every clone is the program's and equals its source, and the policy did not come back.
@@ -108,7 +108,7 @@ impl Plan {
         if plan.refusals.is_empty() {
             plan.steps.extend(policy.is_some().then_some(Step::Orphan));
             plan.steps.push(Step::DropRequests);
-            plan.steps.extend((0..plan.targets.len()).map(Step::TakeOver));
+            plan.steps.extend(plan.targets.iter().cloned().map(Step::TakeOver));
             if policy.is_some() {
                 plan.steps.extend([Step::Remove, Step::DropRequests]);
             }

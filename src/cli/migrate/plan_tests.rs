@@ -48,6 +48,10 @@ fn targets(plan: &Plan) -> Vec<&str> {
     plan.targets.iter().map(|target| target.namespace.as_str()).collect()
 }
 
+fn words(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(ToString::to_string).collect()
+}
+
 fn refused(found: &Found, words: &[&str]) {
     let plan = plan(found);
     let said = plan.refusals.join("\n");
@@ -61,10 +65,7 @@ fn refused(found: &Found, words: &[&str]) {
 fn the_policy_is_orphaned_before_and_removed_after_the_clones_are_taken_over() {
     let plan = plan(&found(&[big_bang()], ""));
     assert_eq!(plan.refusals, Vec::<String>::new());
-    assert_eq!(
-        plan.steps,
-        [Step::Orphan, Step::DropRequests, Step::TakeOver(0), Step::Remove, Step::DropRequests, Step::Verify]
-    );
+    assert_eq!(words(&plan), ["orphan", "drop-requests", "take-over", "remove", "drop-requests", "verify"]);
     assert_eq!(targets(&plan), ["gitlab-runner"]);
     assert!(plan.synchronized);
 }
@@ -73,8 +74,7 @@ fn the_policy_is_orphaned_before_and_removed_after_the_clones_are_taken_over() {
 fn without_policy_what_it_left_is_taken_over_and_without_that_nothing_is_done() {
     let mut gone = found(&[], "");
     gone.policy = None;
-    let steps = plan(&gone).steps;
-    assert_eq!(steps, [Step::DropRequests, Step::TakeOver(0), Step::Verify]);
+    assert_eq!(words(&plan(&gone)), ["drop-requests", "take-over", "verify"]);
     gone.left.clear();
     let plan = plan(&gone);
     assert!(plan.steps.is_empty() && plan.refusals.is_empty());

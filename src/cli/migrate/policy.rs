@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use kube::core::{Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
 
+use super::json::text;
 use crate::{
     config::{NameError, NamespaceName, SecretName},
     names::LABEL_NAMESPACE_NAME,
@@ -126,7 +127,8 @@ impl Policy {
         let mut by_clone: BTreeMap<Cloned, Covered> = BTreeMap::new();
         let mut rules = Vec::new();
         for (index, rule) in policy.pointer("/spec/rules").and_then(Value::as_array).into_iter().flatten().enumerate() {
-            let name = text(rule, "/name").map_or_else(|| format!("rules[{index}]"), str::to_owned);
+            let name = Some(text(rule, "/name")).filter(|name| !name.is_empty());
+            let name = name.map_or_else(|| format!("rules[{index}]"), str::to_owned);
             match read_rule(rule) {
                 Ok((cloned, names, selectors)) => {
                     let covered = by_clone.entry(cloned).or_default();
@@ -203,10 +205,13 @@ fn read_rule(rule: &Value) -> Result<Understood, String> {
         "uid",
     ];
     only(generate, "generate", &known)?;
-    if text(generate, "/apiVersion") != Some("v1") || text(generate, "/kind") != Some("Secret") {
+    if text(generate, "/apiVersion") != "v1" || text(generate, "/kind") != "Secret" {
         return Err("generate: it makes something else than a Secret".to_owned());
     }
-    let need = |pointer: &str| text(generate, pointer).ok_or_else(|| format!("generate{pointer} is missing"));
+    let need = |pointer: &str| match text(generate, pointer) {
+        "" => Err(format!("generate{pointer} is missing")),
+        there => Ok(there),
+    };
     let (secret, from) = (need("/clone/name")?, need("/clone/namespace")?);
     only(generate.get("clone").unwrap_or(&Value::Null), "generate.clone", &["name", "namespace"])?;
     if need("/name")? != secret {
@@ -247,19 +252,19 @@ fn read_match(matches: &Value) -> Result<(BTreeSet<String>, Vec<Labels>), String
     let (mut names, mut selectors) = (BTreeSet::new(), Vec::new());
     for block in blocks {
         match read_resources(block)? {
-            Found::Names(found) => names.extend(found),
-            Found::Labels(labelled) => selectors.push(labelled),
+            Matched::Names(found) => names.extend(found),
+            Matched::Labels(labelled) => selectors.push(labelled),
         }
     }
     Ok((names, selectors))
 }
 
-enum Found {
+enum Matched {
     Names(BTreeSet<String>),
     Labels(Labels),
 }
 
-fn read_resources(block: &Value) -> Result<Found, String> {
+fn read_resources(block: &Value) -> Result<Matched, String> {
     // `operations` say when Kyverno looks; this program looks always.
     only(block, "match.resources", &["kinds", "name", "names", "selector", "operations"])?;
     let kinds = strings(block.get("kinds"));
@@ -277,12 +282,12 @@ fn read_resources(block: &Value) -> Result<Found, String> {
         None if names.is_empty() => {
             Err("match.resources: it matches every namespace; name them, or label them".to_owned())
         }
-        None => Ok(Found::Names(owned(&names))),
+        None => Ok(Matched::Names(owned(&names))),
         Some(selector) => read_selector(selector, &owned(&names)),
     }
 }
 
-fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Found, String> {
+fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Matched, String> {
     const FIELD: &str = "match.resources.selector";
     only(selector, FIELD, &["matchLabels", "matchExpressions"])?;
     let labels = selector.get("matchLabels").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -295,13 +300,13 @@ fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Found, St
     if names.is_empty() {
         let by_label = labels.get(LABEL_NAMESPACE_NAME).and_then(Value::as_str);
         if let (Some(name), 1, true) = (by_label, labels.len(), expressions.is_empty()) {
-            return Ok(Found::Names(BTreeSet::from([name.to_owned()])));
+            return Ok(Matched::Names(BTreeSet::from([name.to_owned()])));
         }
         if let (true, [one]) = (labels.is_empty(), expressions.as_slice())
-            && text(one, "/key") == Some(LABEL_NAMESPACE_NAME)
-            && text(one, "/operator") == Some("In")
+            && text(one, "/key") == LABEL_NAMESPACE_NAME
+            && text(one, "/operator") == "In"
         {
-            return Ok(Found::Names(strings(one.get("values")).into_iter().map(str::to_owned).collect()));
+            return Ok(Matched::Names(strings(one.get("values")).into_iter().map(str::to_owned).collect()));
         }
     } else {
         expressions.push(json!({"key": LABEL_NAMESPACE_NAME, "operator": "In", "values": names}));
@@ -319,8 +324,8 @@ fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Found, St
             only(one, &format!("{FIELD}.matchExpressions"), &["key", "operator", "values"])?;
             let values: Vec<_> = strings(one.get("values")).into_iter().map(str::to_owned).collect();
             Ok(LabelSelectorRequirement {
-                key: text(one, "/key").unwrap_or_default().to_owned(),
-                operator: text(one, "/operator").unwrap_or_default().to_owned(),
+                key: text(one, "/key").to_owned(),
+                operator: text(one, "/operator").to_owned(),
                 values: Some(values).filter(|values| !values.is_empty()),
             })
         })
@@ -328,7 +333,7 @@ fn read_selector(selector: &Value, names: &BTreeSet<String>) -> Result<Found, St
     let match_labels = labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
     let selector = LabelSelector { match_labels: Some(match_labels.collect()), match_expressions: Some(requirements?) };
     let selector = selector.try_into().map_err(|error| format!("{FIELD}: {error}"))?;
-    Ok(Found::Labels(Labels { json: json.into(), selector }))
+    Ok(Matched::Labels(Labels { json: json.into(), selector }))
 }
 
 /// Fields that are not known would mean something that is not known.
@@ -352,10 +357,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(value) => value.values().all(is_empty),
         Value::Number(_) => false,
     }
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
-    value.pointer(pointer).and_then(Value::as_str)
 }
 
 fn strings(value: Option<&Value>) -> Vec<&str> {

@@ -25,24 +25,22 @@ pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
     }
     parts.push("Plan:\n".to_owned());
     for (index, step) in plan.steps.iter().enumerate() {
-        parts.push(format!("  {}. {step}: {}\n", index + 1, meaning(*step, name, plan)));
+        parts.push(format!("  {}. {step}: {}\n", index + 1, meaning(step, name, plan)));
     }
     parts.concat()
 }
 
-fn meaning(step: Step, name: &PolicyName, plan: &Plan) -> String {
+fn meaning(step: &Step, name: &PolicyName, plan: &Plan) -> String {
     match step {
         Step::Orphan if plan.synchronized => format!(
             "set `synchronize: false` in {name}, so that it neither changes its clones back nor takes them with it"
         ),
         Step::Orphan => format!("{name} has `synchronize: false` already"),
         Step::DropRequests => format!("delete the UpdateRequests that Kyverno still has for {name}"),
-        Step::TakeOver(index) => plan.targets.get(index).map_or_else(String::new, |target| {
-            format!(
-                "take Kyverno's labels off Secret {} in namespace {}, and wait until the program has marked it",
-                target.spec.secret, target.namespace
-            )
-        }),
+        Step::TakeOver(target) => format!(
+            "take Kyverno's labels off Secret {} in namespace {}, and wait until the program has marked it",
+            target.spec.secret, target.namespace
+        ),
         Step::Remove => format!("delete {name}, in the version that is orphaned, and wait until it is gone"),
         Step::Verify => "look at every clone again: the program's, and equal to its source".to_owned(),
     }

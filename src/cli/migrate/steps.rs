@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Caller, Effect, PatchKind, View},
+    json::{label, text},
     plan::{Step, Target},
     policy::PolicyName,
-    release::{also_removed, release},
+    release::release,
 };
 use crate::{
     cluster::{Problem, Reason, Requests},
@@ -76,84 +77,14 @@ enum Standing {
 
 impl Steps {
     /// Carries out one step; says what was done.
-    pub(super) async fn carry_out(&self, step: Step) -> Result<String, StepError> {
+    pub(super) async fn carry_out(&self, step: &Step) -> Result<String, StepError> {
         match step {
             Step::Orphan => self.orphan().await,
             Step::DropRequests => self.drop_requests().await,
-            Step::TakeOver(index) => match self.targets.get(index) {
-                Some(target) => self.take_over(target).await,
-                None => Ok("no such clone".to_owned()),
-            },
+            Step::TakeOver(target) => self.take_over(target).await,
             Step::Remove => self.remove().await,
             Step::Verify => self.verify().await,
         }
-    }
-
-    /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
-    /// Returns what is in the way, and what a person should know.
-    pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
-        let (mut refusals, mut notes, mut odd) = (Vec::new(), Vec::new(), Vec::new());
-        let mut tried = |result: Result<(), Problem>| match result {
-            Ok(()) => Ok(()),
-            // It changed since it was read; that is no refusal.
-            Err(problem) if problem.reason == Reason::Conflict => Ok(()),
-            Err(problem) if matches!(problem.reason, Reason::Forbidden | Reason::Denied | Reason::Invalid) => {
-                refusals.push(format!(
-                    "{problem} (asked as a dry run); get that right, or have whoever denies it step aside for as long as \
-                     this takes (Kyverno's flag protectManagedResources is one)"
-                ));
-                Ok(())
-            }
-            Err(problem) => Err(problem),
-        };
-        let path = self.name.path();
-        if let Some(policy) = self.caller.get(&path, View::Whole).await? {
-            if let Some(patch) = orphaned(&policy) {
-                tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
-            }
-            // Not by dry run: a mistake there would cost the clones.
-            if !self.caller.may_delete(self.name.resource(), self.name.in_namespace(), self.name.name.as_str()).await? {
-                odd.push(format!("you may not delete {}; get that right first", self.name));
-            }
-        }
-        for request in self.update_requests().await? {
-            let path = request_path(&request);
-            tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
-        }
-        for target in &self.targets {
-            let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
-            let Some(there) = self.caller.get(&secret_path(target), View::Metadata).await? else {
-                odd.push(format!("{what} is not there, although the program runs; its log says why"));
-                continue;
-            };
-            let metadata = there.get("metadata").unwrap_or(&Value::Null);
-            if let Some(patch) = release(metadata) {
-                if !self.is_of_policy(metadata) {
-                    let other = label(metadata, LABEL_KYVERNO_POLICY);
-                    odd.push(format!("{what} is a clone of policy {other:?}; move that one first: --policy {other}"));
-                }
-                tried(self.caller.patch(&secret_path(target), PatchKind::Merge, &patch, Effect::DryRun).await)?;
-                let also: Vec<_> = also_removed(metadata).into_iter().collect();
-                if !also.is_empty() {
-                    notes.push(format!("{what} loses what Kyverno copied from the source: {}", also.join(", ")));
-                }
-            }
-            if metadata.get("finalizers").is_some_and(|all| all.as_array().is_some_and(|all| !all.is_empty())) {
-                notes.push(format!("{what} has finalizers, which Kyverno may have copied; they stay"));
-            }
-            match self.content(target).await? {
-                (None, _) => odd.push(format!(
-                    "the source {} is missing, so nobody can say whether the clones are right; bring it back",
-                    target.spec.source()
-                )),
-                (Some(source), Some(clone)) if !clone.has_content_of(&source) => {
-                    odd.push(format!("{what} differs from its source, although the program runs; its log says why"));
-                }
-                _ => {}
-            }
-        }
-        refusals.extend(odd);
-        Ok((refusals, notes))
     }
 
     /// What this policy made, by its own labels: namespace and name.
@@ -167,7 +98,7 @@ impl Steps {
             .collect())
     }
 
-    fn is_of_policy(&self, metadata: &Value) -> bool {
+    pub(super) fn is_of_policy(&self, metadata: &Value) -> bool {
         label(metadata, LABEL_KYVERNO_POLICY) == self.name.name.as_str()
             && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE) == self.name.in_namespace()
     }
@@ -198,7 +129,7 @@ impl Steps {
     }
 
     /// What Kyverno still has in hand for this policy. Since 1.19 that may be the deletion of clones by name.
-    async fn update_requests(&self) -> Result<Vec<Value>, Problem> {
+    pub(super) async fn update_requests(&self) -> Result<Vec<Value>, Problem> {
         let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name.name);
         let list = async |version: &str| {
             let path = format!("/apis/kyverno.io/{version}/updaterequests");
@@ -279,7 +210,7 @@ impl Steps {
     }
 
     /// Source and clone as stored now. Their data is compared, and goes no further.
-    async fn content(&self, target: &Target) -> Result<(Option<SecretState>, Option<SecretState>), Problem> {
+    pub(super) async fn content(&self, target: &Target) -> Result<(Option<SecretState>, Option<SecretState>), Problem> {
         let name = target.spec.secret.as_str();
         let source: Option<Secret> = self.requests.get(&target.spec.from, name).await?;
         let clone: Option<Secret> = self.requests.get(&target.namespace, name).await?;
@@ -331,7 +262,7 @@ impl Steps {
 /// deleted with the policy. It can be changed in each of these versions, while `orphanDownstreamOnPolicyDelete` cannot
 /// be changed in 1.12, and says nothing about clones before 1.19
 /// (kyverno/kyverno: `pkg/policy/generate.go`, `pkg/validation/policy/generate.go`).
-fn orphaned(policy: &Value) -> Option<Value> {
+pub(super) fn orphaned(policy: &Value) -> Option<Value> {
     let rules = policy.pointer("/spec/rules").and_then(Value::as_array)?;
     let mut patch = vec![json!({"op": "test", "path": "/metadata/uid", "value": policy.pointer("/metadata/uid")})];
     for (index, rule) in rules.iter().enumerate() {
@@ -344,21 +275,13 @@ fn orphaned(policy: &Value) -> Option<Value> {
     (patch.len() > 1).then(|| patch.into())
 }
 
-fn secret_path(target: &Target) -> String {
+pub(super) fn secret_path(target: &Target) -> String {
     format!("/api/v1/namespaces/{}/secrets/{}", target.namespace, target.spec.secret)
 }
 
-fn request_path(request: &Value) -> String {
+pub(super) fn request_path(request: &Value) -> String {
     let version = text(request, "/apiVersion");
     let version = if version.is_empty() { "kyverno.io/v2" } else { version };
     let (namespace, name) = (text(request, "/metadata/namespace"), text(request, "/metadata/name"));
     format!("/apis/{version}/namespaces/{namespace}/updaterequests/{name}")
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn label<'a>(metadata: &'a Value, key: &str) -> &'a str {
-    metadata.get("labels").and_then(|labels| labels.get(key)).and_then(Value::as_str).unwrap_or_default()
 }
