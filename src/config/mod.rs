@@ -14,7 +14,7 @@ use std::{
 use kube::core::Selector;
 
 pub use error::ConfigError;
-pub use names::{ConfigurationName, DeploymentName, NameError, NamespaceName, SecretName, ServiceName};
+pub use names::{ConfigurationName, DeploymentName, NameError, NamespaceName, PolicyName, SecretName, ServiceName};
 pub use settings::{LogFormat, Settings, TlsMode};
 
 /// The behaviour, checked: whatever is in here can be acted on.

@@ -104,6 +104,15 @@ checked_name!(
     "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends of each part"
 );
 
+checked_name!(
+    /// Name of a Kyverno policy: an RFC 1123 subdomain, and the value of a label on each clone.
+    PolicyName,
+    "policy name",
+    63,
+    |value: &str| value.split('.').all(is_label_of_any_length),
+    "lower-case letters, digits, '-' and '.', at most 63, with a letter or digit at both ends of each part"
+);
+
 fn is_label(value: &str) -> bool {
     value.len() <= 63 && is_label_of_any_length(value)
 }
@@ -149,6 +158,18 @@ mod tests {
         for bad in ["", "0a", "a-", "a.b", "a/b", &"a".repeat(64)] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn policy_names() {
+        for good in ["a", "a.b", "sync-gitlab-runner-secret", &"a".repeat(63)] {
+            assert!(good.parse::<PolicyName>().is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "../x", "A", "a/", "/a", &"a".repeat(64)] {
+            assert!(bad.parse::<PolicyName>().is_err(), "{bad}");
+        }
+        let error = "Foo".parse::<PolicyName>().unwrap_err().to_string();
+        assert!(error.contains("\"Foo\" is not a policy name"), "{error}");
     }
 
     #[test]

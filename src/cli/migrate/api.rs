@@ -132,9 +132,9 @@ impl Caller {
     }
 
     /// Whether the caller may delete this object of Kyverno's.
-    pub(super) async fn may_delete(&self, resource: &str, namespace: &str, name: &str) -> Result<bool, Problem> {
+    pub(super) async fn may_delete(&self, resource: &str, name: &str) -> Result<bool, Problem> {
         let attributes = json!({
-            "group": "kyverno.io", "resource": resource, "namespace": namespace, "name": name, "verb": "delete",
+            "group": "kyverno.io", "resource": resource, "name": name, "verb": "delete",
         });
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",

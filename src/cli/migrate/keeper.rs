@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::policy::PolicyName;
+use crate::config::PolicyName;
 
 /// Who keeps the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Keeper {
 
     pub(super) fn refusal(&self, name: &PolicyName) -> String {
         format!(
-            "{name} is kept by {}, which would bring it back. Do not let it delete the policy either: from Kyverno 1.19 \
+            "ClusterPolicy {name} is kept by {}, which would bring it back. Do not let it delete the policy either: from Kyverno 1.19 \
              on the clones would go with it. Stop it first: {}. Try again. Then {}, and: {}. \
              --force-managed goes on without that",
             self.what, self.stop, self.value, self.resume
@@ -88,7 +88,7 @@ impl Keeper {
     pub(super) fn warning(&self, name: &PolicyName) -> String {
         let now = if self.suspended { "which is suspended" } else { "which may bring it back: --force-managed" };
         format!(
-            "{name} is kept by {}, {now}. When this is done: {}, and only then: {}",
+            "ClusterPolicy {name} is kept by {}, {now}. When this is done: {}, and only then: {}",
             self.what, self.value, self.resume
         )
     }

@@ -34,10 +34,14 @@ use self::{
 };
 pub use self::{
     plan::{Step, Target},
-    policy::PolicyName,
     steps::StepError,
 };
-use crate::{cli::Connection, cluster::Requests, config::NamespaceName, names};
+use crate::{
+    cli::Connection,
+    cluster::Requests,
+    config::{NamespaceName, PolicyName},
+    names,
+};
 
 /// What it is told.
 #[derive(Clone, Debug, Args)]
@@ -66,7 +70,7 @@ pub struct Arguments {
 /// What the plan is made from.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The policy: NAME of a `ClusterPolicy`, or NAMESPACE/NAME of a Policy.
+    /// Name of the `ClusterPolicy`.
     #[arg(long, value_name = "NAME", default_value = names::KYVERNO_POLICY)]
     pub policy: PolicyName,
 
@@ -110,7 +114,7 @@ impl Migration {
     /// A request that failed.
     pub async fn prepare(client: Client, options: &Options) -> Result<Self, StepError> {
         let caller = Caller::new(client.clone());
-        let policy = caller.get(&options.policy.path(), View::Whole).await?;
+        let policy = caller.get(&steps::policy_path(&options.policy), View::Whole).await?;
         let uid = policy.as_ref().and_then(|policy| policy.pointer("/metadata/uid")?.as_str().map(str::to_owned));
         let mut steps = Steps {
             caller: caller.clone(),

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{
     keeper::Keeper,
-    policy::{Covered, Policy, PolicyName},
+    policy::{Covered, Policy},
 };
 use crate::{
-    config::{CloneSpec, Config, NamespaceName},
+    config::{CloneSpec, Config, NamespaceName, PolicyName},
     names::{APP, LABEL_NAMESPACE_NAME},
 };
 
@@ -89,7 +89,9 @@ impl Plan {
             Some(Ok(policy)) => Some(policy),
             Some(Err(problems)) => {
                 let refuse = |problem| {
-                    format!("{name} does more than this program can: {problem}. Split it, or keep Kyverno for it")
+                    format!(
+                        "ClusterPolicy {name} does more than this program can: {problem}. Split it, or keep Kyverno for it"
+                    )
                 };
                 plan.refusals.extend(problems.into_iter().map(refuse));
                 return plan;
@@ -119,13 +121,13 @@ impl Plan {
 
     fn judge_policy(&mut self, name: &PolicyName, policy: Option<&Policy>, found: &Found, force_managed: bool) {
         let Some(policy) = policy else {
-            self.notes.push(format!("{name} is gone already; the clones it left are taken over"));
+            self.notes.push(format!("ClusterPolicy {name} is gone already; the clones it left are taken over"));
             return;
         };
         self.synchronized = policy.rules.iter().any(|rule| rule.synchronize);
         let yaml = policy.configuration(name);
         if let Err(error) = Config::from_yaml(&yaml) {
-            self.refusals.push(format!("{name} does what no configuration can say: {error}"));
+            self.refusals.push(format!("ClusterPolicy {name} does what no configuration can say: {error}"));
         }
         self.configuration = Some(yaml);
         match &found.keeper {

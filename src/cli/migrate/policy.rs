@@ -1,76 +1,16 @@
 //! What a Kyverno policy does, as far as this program can do the same. PURE.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::{Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
 
 use super::json::text;
-use crate::{
-    config::{NameError, NamespaceName, SecretName},
-    names::LABEL_NAMESPACE_NAME,
-};
+use crate::{config::PolicyName, names::LABEL_NAMESPACE_NAME};
 
 /// The target namespace of a rule that makes a clone in each namespace that it matches.
 const OF_TRIGGER: &str = "{{request.object.metadata.name}}";
-
-/// Which policy: `NAME` is a `ClusterPolicy`, `NAMESPACE/NAME` a `Policy`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyName {
-    /// Namespace of a `Policy`; none of a `ClusterPolicy`.
-    pub namespace: Option<NamespaceName>,
-    /// Its name.
-    pub name: SecretName,
-}
-
-impl FromStr for PolicyName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let (namespace, name) = text.split_once('/').map_or((None, text), |(before, after)| (Some(before), after));
-        Ok(Self { namespace: namespace.map(str::parse).transpose()?, name: name.parse()? })
-    }
-}
-
-impl fmt::Display for PolicyName {
-    /// Its kind, too.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "Policy {namespace}/{}", self.name),
-            None => write!(f, "ClusterPolicy {}", self.name),
-        }
-    }
-}
-
-impl PolicyName {
-    /// Where the API server has it.
-    pub(super) fn path(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("/apis/kyverno.io/v1/namespaces/{namespace}/policies/{}", self.name),
-            None => format!("/apis/kyverno.io/v1/clusterpolicies/{}", self.name),
-        }
-    }
-
-    /// What the API calls its kind.
-    pub(super) fn resource(&self) -> &'static str {
-        if self.namespace.is_some() { "policies" } else { "clusterpolicies" }
-    }
-
-    /// Its namespace; empty for a `ClusterPolicy`.
-    pub(super) fn in_namespace(&self) -> &str {
-        self.namespace.as_ref().map(NamespaceName::as_str).unwrap_or_default()
-    }
-
-    /// How `UpdateRequests` name it.
-    pub(super) fn key(&self) -> String {
-        self.namespace.iter().map(|namespace| format!("{namespace}/")).chain([self.name.to_string()]).collect()
-    }
-}
 
 /// Namespaces by label, as they were written.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,7 +102,7 @@ impl Policy {
     pub(super) fn configuration(&self, name: &PolicyName) -> String {
         let names = json!(self.covered.names);
         let mut lines = vec![
-            format!("# What {name} does, by `gitlab-runner-webhook migrate`."),
+            format!("# What ClusterPolicy {name} does, by `gitlab-runner-webhook migrate`."),
             "runnerNamespaces:".to_owned(),
             format!("  names: {names}"),
         ];

@@ -120,15 +120,3 @@ fn whatever_else_a_policy_does_is_named() {
     other["generate"]["clone"]["name"] = json!("registry");
     assert!(problem(&[good.clone(), other]).contains("different namespaces"));
 }
-
-#[test]
-fn a_policy_is_named_with_or_without_its_namespace() {
-    let name: PolicyName = "sync".parse().unwrap();
-    assert_eq!((name.path().as_str(), name.key().as_str()), ("/apis/kyverno.io/v1/clusterpolicies/sync", "sync"));
-    let name: PolicyName = "ns/sync".parse().unwrap();
-    assert_eq!(name.path(), "/apis/kyverno.io/v1/namespaces/ns/policies/sync");
-    assert_eq!((name.key().as_str(), name.to_string().as_str()), ("ns/sync", "Policy ns/sync"));
-    for bad in ["", "a/b/c", "../x", "A", "a/", "/a"] {
-        assert!(bad.parse::<PolicyName>().is_err(), "{bad}");
-    }
-}

@@ -6,7 +6,7 @@ use super::{
     api::{Effect, PatchKind, View},
     json::{label, text},
     release::{also_removed, release},
-    steps::{Steps, orphaned, request_path, secret_path},
+    steps::{Steps, orphaned, policy_path, request_path, secret_path},
 };
 use crate::{
     cluster::{Problem, Reason},
@@ -31,14 +31,14 @@ impl Steps {
             }
             Err(problem) => Err(problem),
         };
-        let path = self.name.path();
+        let path = policy_path(&self.name);
         if let Some(policy) = self.caller.get(&path, View::Whole).await? {
             if let Some(patch) = orphaned(&policy) {
                 tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
             }
             // Not by dry run: a mistake there would cost the clones.
-            if !self.caller.may_delete(self.name.resource(), self.name.in_namespace(), self.name.name.as_str()).await? {
-                odd.push(format!("you may not delete {}; get that right first", self.name));
+            if !self.caller.may_delete("clusterpolicies", self.name.as_str()).await? {
+                odd.push(format!("you may not delete ClusterPolicy {}; get that right first", self.name));
             }
         }
         for request in self.update_requests().await? {

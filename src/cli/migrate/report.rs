@@ -1,15 +1,13 @@
 //! The plan, for people. PURE.
 
-use super::{
-    plan::{Plan, Step},
-    policy::PolicyName,
-};
+use super::plan::{Plan, Step};
+use crate::config::PolicyName;
 
 /// What is to be done, or why not.
 pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
     let mut parts = Vec::new();
     if let Some(yaml) = &plan.configuration {
-        parts.push(format!("Configuration that does what {name} does:\n\n{}\n", indented(yaml)));
+        parts.push(format!("Configuration that does what ClusterPolicy {name} does:\n\n{}\n", indented(yaml)));
     }
     for note in &plan.notes {
         parts.push(format!("Note: {note}.\n"));
@@ -21,7 +19,7 @@ pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
         return parts.concat();
     }
     if plan.steps.is_empty() {
-        return format!("There is no {name}, and no Secret that it left: there is nothing to do.\n");
+        return format!("There is no ClusterPolicy {name}, and no Secret that it left: there is nothing to do.\n");
     }
     parts.push("Plan:\n".to_owned());
     for (index, step) in plan.steps.iter().enumerate() {
@@ -33,15 +31,17 @@ pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
 fn meaning(step: &Step, name: &PolicyName, plan: &Plan) -> String {
     match step {
         Step::Orphan if plan.synchronized => format!(
-            "set `synchronize: false` in {name}, so that it neither changes its clones back nor takes them with it"
+            "set `synchronize: false` in ClusterPolicy {name}, so that it neither changes its clones back nor takes them with it"
         ),
-        Step::Orphan => format!("{name} has `synchronize: false` already"),
-        Step::DropRequests => format!("delete the UpdateRequests that Kyverno still has for {name}"),
+        Step::Orphan => format!("ClusterPolicy {name} has `synchronize: false` already"),
+        Step::DropRequests => format!("delete the UpdateRequests that Kyverno still has for ClusterPolicy {name}"),
         Step::TakeOver(target) => format!(
             "take Kyverno's labels off Secret {} in namespace {}, and wait until the program has marked it",
             target.spec.secret, target.namespace
         ),
-        Step::Remove => format!("delete {name}, in the version that is orphaned, and wait until it is gone"),
+        Step::Remove => {
+            format!("delete ClusterPolicy {name}, in the version that is orphaned, and wait until it is gone")
+        }
         Step::Verify => "look at every clone again: the program's, and equal to its source".to_owned(),
     }
 }

@@ -9,11 +9,11 @@ use super::{
     api::{Caller, Effect, PatchKind, View},
     json::{label, text},
     plan::{Step, Target},
-    policy::PolicyName,
     release::release,
 };
 use crate::{
     cluster::{Problem, Reason, Requests},
+    config::PolicyName,
     names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE},
     sync::SecretState,
 };
@@ -28,11 +28,13 @@ pub enum StepError {
     #[error("{0}; mend that and run the command again: it goes on where it stopped")]
     Api(Problem),
     /// It is not the policy that the plan is for.
-    #[error("{0} was made anew since the plan: something brings it back; find out what, and run the command again")]
+    #[error(
+        "ClusterPolicy {0} was made anew since the plan: something brings it back; find out what, and run the command again"
+    )]
     Replaced(String),
     /// It acts on its clones again.
     #[error(
-        "{0} was set back to `synchronize: true` by something else, and was not deleted: from Kyverno 1.19 on that would \
+        "ClusterPolicy {0} was set back to `synchronize: true` by something else, and was not deleted: from Kyverno 1.19 on that would \
          delete the clones. Stop whatever keeps it, and run the command again"
     )]
     SetBack(String),
@@ -89,7 +91,7 @@ impl Steps {
 
     /// What this policy made, by its own labels: namespace and name.
     pub(super) async fn left(&self) -> Result<Vec<(String, String)>, Problem> {
-        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name.name);
+        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name);
         let secrets = self.caller.list("/api/v1/secrets", View::Metadata, &selector).await?;
         let metadata = secrets.iter().filter_map(|secret| secret.get("metadata"));
         let of_policy = metadata.filter(|metadata| self.is_of_policy(metadata));
@@ -99,12 +101,12 @@ impl Steps {
     }
 
     pub(super) fn is_of_policy(&self, metadata: &Value) -> bool {
-        label(metadata, LABEL_KYVERNO_POLICY) == self.name.name.as_str()
-            && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE) == self.name.in_namespace()
+        label(metadata, LABEL_KYVERNO_POLICY) == self.name.as_str()
+            && label(metadata, LABEL_KYVERNO_POLICY_NAMESPACE).is_empty()
     }
 
     async fn policy(&self) -> Result<Option<Value>, StepError> {
-        let policy = self.caller.get(&self.name.path(), View::Whole).await?;
+        let policy = self.caller.get(&policy_path(&self.name), View::Whole).await?;
         match (&policy, &self.uid) {
             (Some(policy), uid) if uid.as_deref() != Some(text(policy, "/metadata/uid")) => {
                 Err(StepError::Replaced(self.name.to_string()))
@@ -114,10 +116,12 @@ impl Steps {
     }
 
     async fn orphan(&self) -> Result<String, StepError> {
-        let Some(policy) = self.policy().await? else { return Ok(format!("{} is gone", self.name)) };
-        let Some(patch) = orphaned(&policy) else { return Ok(format!("{} was orphaned already", self.name)) };
-        self.caller.patch(&self.name.path(), PatchKind::Json, &patch, Effect::Real).await?;
-        Ok(format!("{} keeps its clones, and does nothing with them any more", self.name))
+        let Some(policy) = self.policy().await? else { return Ok(format!("ClusterPolicy {} is gone", self.name)) };
+        let Some(patch) = orphaned(&policy) else {
+            return Ok(format!("ClusterPolicy {} was orphaned already", self.name));
+        };
+        self.caller.patch(&policy_path(&self.name), PatchKind::Json, &patch, Effect::Real).await?;
+        Ok(format!("ClusterPolicy {} keeps its clones, and does nothing with them any more", self.name))
     }
 
     async fn drop_requests(&self) -> Result<String, StepError> {
@@ -130,7 +134,7 @@ impl Steps {
 
     /// What Kyverno still has in hand for this policy. Since 1.19 that may be the deletion of clones by name.
     pub(super) async fn update_requests(&self) -> Result<Vec<Value>, Problem> {
-        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name.name);
+        let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name);
         let list = async |version: &str| {
             let path = format!("/apis/kyverno.io/{version}/updaterequests");
             self.caller.list(&path, View::Whole, &selector).await
@@ -140,7 +144,7 @@ impl Steps {
             // Up to Kyverno 1.12.
             found = list("v1beta1").await?;
         }
-        found.retain(|request| text(request, "/spec/policy") == self.name.key());
+        found.retain(|request| text(request, "/spec/policy") == self.name.as_str());
         Ok(found)
     }
 
@@ -228,20 +232,20 @@ impl Steps {
                 }
                 let (uid, version) = (text(&policy, "/metadata/uid"), text(&policy, "/metadata/resourceVersion"));
                 // The first: only the version that was seen to be orphaned is deleted.
-                match self.caller.delete(&self.name.path(), uid, Some(version), Effect::Real).await {
+                match self.caller.delete(&policy_path(&self.name), uid, Some(version), Effect::Real).await {
                     Err(problem) if problem.reason != Reason::Conflict => return Err(problem.into()),
                     _ => {}
                 }
             }
             if Instant::now() >= give_up {
                 return Err(StepError::InVain {
-                    what: format!("{} goes; does it have a finalizer that nobody takes off?", self.name),
+                    what: format!("ClusterPolicy {} goes; does it have a finalizer that nobody takes off?", self.name),
                     seconds: self.patience.as_secs(),
                 });
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(format!("{} is gone", self.name))
+        Ok(format!("ClusterPolicy {} is gone", self.name))
     }
 
     async fn verify(&self) -> Result<String, StepError> {
@@ -249,7 +253,7 @@ impl Steps {
         if let Some((namespace, secret)) = self.left().await?.into_iter().next() {
             return Err(StepError::Late(format!("Secret {secret} in namespace {namespace}")));
         }
-        match self.caller.get(&self.name.path(), View::Metadata).await? {
+        match self.caller.get(&policy_path(&self.name), View::Metadata).await? {
             Some(_) => Err(StepError::Replaced(self.name.to_string())),
             None => Ok(format!("{clones} clones are the program's and equal their source")),
         }
@@ -273,6 +277,11 @@ pub(super) fn orphaned(policy: &Value) -> Option<Value> {
         }
     }
     (patch.len() > 1).then(|| patch.into())
+}
+
+/// Where the API server has the policy.
+pub(super) fn policy_path(name: &PolicyName) -> String {
+    format!("/apis/kyverno.io/v1/clusterpolicies/{name}")
 }
 
 pub(super) fn secret_path(target: &Target) -> String {
