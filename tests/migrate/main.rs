@@ -388,8 +388,40 @@ async fn a_plan_changes_nothing_and_a_refusal_names_its_reason() {
     assert!(output.status.success(), "{}", said(&output));
     is_ours(&cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKENS).await, &former);
 
+    a_policy_that_goes_late_is_gone(&cluster).await;
     a_deleted_policy_leaves_a_deletion_in_hand(&cluster).await;
     a_policy_that_is_set_back_is_not_deleted(&cluster).await;
+}
+
+/// Taking over once more used up the patience, and the deletion takes effect at once: it was not in vain.
+async fn a_policy_that_goes_late_is_gone(cluster: &Cluster) {
+    kyvernos_namespace(cluster, "late", &[("runner", "yes"), ("is", "late")], Shape::Put).await;
+    create_policy(&cluster.admin, |policy| by_labels(policy, &json!({"is": "late", "runner": "yes"}))).await;
+    let migration = prepare(cluster).await;
+    for step in &migration.steps()[..3] {
+        migration.carry_out(step).await.unwrap();
+    }
+    let hasty = Options { timeout: Duration::from_nanos(1), ..options() };
+    let hasty = Migration::prepare(cluster.admin.clone(), &hasty).await.unwrap();
+    assert_eq!(hasty.steps()[3].to_string(), "remove");
+    hasty.carry_out(&hasty.steps()[3]).await.unwrap();
+    assert!(policy(cluster).await.is_none());
+
+    // With a finalizer it is not gone, and that is said.
+    let finalizers = json!(["example.com/waits"]);
+    create_policy(&cluster.admin, |policy| policy["metadata"]["finalizers"] = finalizers).await;
+    let hasty = Options { timeout: Duration::from_secs(1), ..options() };
+    let hasty = Migration::prepare(cluster.admin.clone(), &hasty).await.unwrap();
+    let mut said = String::new();
+    for step in hasty.steps() {
+        if let Err(error) = hasty.carry_out(step).await {
+            said = format!("{step}: {error}");
+            break;
+        }
+    }
+    assert!(said.contains("remove: waited 1 s in vain") && said.contains("finalizer"), "{said}");
+    let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    policies(&cluster.admin).patch(POLICY, &PatchParams::default(), &none).await.unwrap();
 }
 
 /// Kyverno 1.19 was told to delete the clones by name, and was down: what it left is dropped before it is back.

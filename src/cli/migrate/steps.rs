@@ -222,10 +222,12 @@ impl Steps {
     }
 
     async fn remove(&self) -> Result<String, StepError> {
-        let give_up = Instant::now() + self.patience;
         // The second of two safeguards: what Kyverno does not know by label, it does not delete by label.
         self.take_over_all().await?;
+        // Only now: taking over has a patience of its own.
+        let give_up = Instant::now() + self.patience;
         while let Some(policy) = self.policy().await? {
+            let mut asked = false;
             if text(&policy, "/metadata/deletionTimestamp").is_empty() {
                 if orphaned(&policy).is_some() {
                     return Err(StepError::SetBack(self.name.to_string()));
@@ -233,17 +235,21 @@ impl Steps {
                 let (uid, version) = (text(&policy, "/metadata/uid"), text(&policy, "/metadata/resourceVersion"));
                 // The first: only the version that was seen to be orphaned is deleted.
                 match self.caller.delete(&policy_path(&self.name), uid, Some(version), Effect::Real).await {
-                    Err(problem) if problem.reason != Reason::Conflict => return Err(problem.into()),
-                    _ => {}
+                    Ok(()) => asked = true,
+                    Err(problem) if problem.reason == Reason::Conflict => {}
+                    Err(problem) => return Err(problem.into()),
                 }
             }
-            if Instant::now() >= give_up {
+            // What was deleted in this very moment is looked at once more, however late it is.
+            if !asked && Instant::now() >= give_up {
                 return Err(StepError::InVain {
                     what: format!("ClusterPolicy {} goes; does it have a finalizer that nobody takes off?", self.name),
                     seconds: self.patience.as_secs(),
                 });
             }
-            tokio::time::sleep(PAUSE).await;
+            if !asked {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         Ok(format!("ClusterPolicy {} is gone", self.name))
     }
