@@ -284,6 +284,12 @@ async fn a_plan_changes_nothing_and_a_refusal_names_its_reason() {
     let nothing = migrate(&cluster, &["--yes"]).await;
     assert!(nothing.status.success() && said(&nothing).contains("nothing to do"), "{}", said(&nothing));
 
+    let missing = cluster.plane.dir().join("missing.yaml");
+    let output = migrate(&cluster, &["--dry-run", "--output-config", missing.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("missing.yaml was not written: there is no policy"), "{}", said(&output));
+    assert!(!missing.exists());
+
     // Kyverno was first here: this namespace is the program's by name, so that it would be quicker.
     let former = kyvernos_namespace(&cluster, RUNNER_NAMESPACE, &[], Shape::Put).await;
     let tool = cluster.tool(BINARY).await.config(CONFIG).start().await;

@@ -54,7 +54,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
 
-    /// Write the configuration that does what the policy does to this file.
+    /// Write the configuration that does what the policy does to this file. Without such a policy, that is an error.
     #[arg(long, value_name = "FILE")]
     pub output_config: Option<PathBuf>,
 
@@ -177,10 +177,23 @@ async fn migrate(arguments: &Arguments) -> Result<()> {
     let (client, _) = arguments.connection.connect(api::DEADLINE).await?;
     let migration = Migration::prepare(client, &arguments.options).await?;
     say(&migration.report())?;
-    if let (Some(path), Some(yaml)) = (&arguments.output_config, migration.configuration()) {
+    let Some(path) = &arguments.output_config else { return carry_out(arguments, &migration).await };
+    if let Some(yaml) = migration.configuration() {
         fs::write(path, yaml)
             .with_context(|| format!("{} cannot be written; name another file with --output-config", path.display()))?;
+        return carry_out(arguments, &migration).await;
     }
+    // What there is to do is done all the same: the same command goes on where an earlier one stopped.
+    let result = carry_out(arguments, &migration).await;
+    let unwritten = || format!("{} was not written: there is no policy that it could be derived from", path.display());
+    match result {
+        Ok(()) => bail!("{}; leave --output-config out", unwritten()),
+        Err(error) => Err(error.context(unwritten())),
+    }
+}
+
+/// Carries out the whole plan, as far as that is told.
+async fn carry_out(arguments: &Arguments, migration: &Migration) -> Result<()> {
     if !migration.refusals().is_empty() {
         bail!("refused: nothing was changed; the reasons are above");
     }

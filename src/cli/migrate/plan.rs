@@ -126,10 +126,12 @@ impl Plan {
         };
         self.synchronized = policy.rules.iter().any(|rule| rule.synchronize);
         let yaml = policy.configuration(name);
-        if let Err(error) = Config::from_yaml(&yaml) {
-            self.refusals.push(format!("ClusterPolicy {name} does what no configuration can say: {error}"));
+        match Config::from_yaml(&yaml) {
+            Ok(_) => self.configuration = Some(yaml),
+            Err(error) => {
+                self.refusals.push(format!("ClusterPolicy {name} does what no configuration can say: {error}"));
+            }
         }
-        self.configuration = Some(yaml);
         match &found.keeper {
             Some(keeper) if keeper.suspended || force_managed => self.notes.push(keeper.warning(name)),
             Some(keeper) => self.refusals.push(keeper.refusal(name)),

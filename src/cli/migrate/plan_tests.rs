@@ -162,6 +162,13 @@ fn a_policy_that_would_come_back_is_left_unless_its_manager_rests() {
 }
 
 #[test]
+fn a_configuration_that_cannot_be_is_not_shown() {
+    let found = found(&[rule(&json!({"kubernetes.io/metadata.name": "kube-system"}), "kube-system")], "");
+    refused(&found, &["no configuration can say", "kube-system"]);
+    assert_eq!(plan(&found).configuration, None);
+}
+
+#[test]
 fn a_policy_that_does_more_is_refused_whole() {
     let mut more = big_bang();
     more["mutate"] = json!({"targets": ["x"]});

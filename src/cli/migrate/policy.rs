@@ -100,7 +100,9 @@ impl Policy {
 
     /// The configuration that does the same.
     pub(super) fn configuration(&self, name: &PolicyName) -> String {
-        let names = json!(self.covered.names);
+        // Kyverno, too, makes no clone of a Secret in the namespace that it is in.
+        let is_of_sources = |name: &&String| self.clones.iter().all(|cloned| cloned.from == **name);
+        let names = json!(self.covered.names.iter().filter(|name| !is_of_sources(name)).collect::<Vec<_>>());
         let mut lines = vec![
             format!("# What ClusterPolicy {name} does, by `gitlab-runner-webhook migrate`."),
             "runnerNamespaces:".to_owned(),

@@ -40,6 +40,22 @@ fn big_bangs_rule_names_one_namespace() {
 }
 
 #[test]
+fn the_namespace_of_the_source_is_no_runner_namespace() {
+    let trigger = "{{request.object.metadata.name}}";
+    let both = json!({"resources": {"kinds": ["Namespace"], "names": ["gitlab", "gitlab-runner"]}});
+    let policy = read(&[rule(&both, trigger)]);
+    let config = Config::from_yaml(&policy.configuration(&"p".parse().unwrap())).unwrap();
+    assert_eq!(config.runner_namespaces.names, Config::default().runner_namespaces.names);
+    // Of two sources in two namespaces, each has a clone in the other's: no configuration says that.
+    let mut other = rule(&both, trigger);
+    other["generate"]["clone"]["namespace"] = json!("gitlab-runner");
+    other["generate"]["clone"]["name"] = json!("other");
+    other["generate"]["name"] = json!("other");
+    let policy = read(&[rule(&both, trigger), other]);
+    Config::from_yaml(&policy.configuration(&"p".parse().unwrap())).unwrap_err();
+}
+
+#[test]
 fn selector_labels_become_selectors() {
     let mut second = rule(&by_label(&json!({"tier": "ci", "team": "a"})), "{{ request.object.metadata.name }}");
     second["name"] = json!("sync-gitlab-runner-secret-1");
