@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::json::text;
 use crate::config::PolicyName;
 
 /// Who keeps the policy.
@@ -45,24 +46,40 @@ impl Keeper {
         };
         if let Some(release) = flux("helm") {
             let path = "helm.toolkit.fluxcd.io/v2/namespaces/NAMESPACE/helmreleases";
-            return Some(of_flux(release, "HelmRelease", path, &format!("set {VALUE}")));
+            let value = format!("set {VALUE}, wait until this HelmRelease has that value");
+            return Some(of_flux(release, "HelmRelease", path, &value));
         }
         if let Some(kustomization) = flux("kustomize") {
             let path = "kustomize.toolkit.fluxcd.io/v1/namespaces/NAMESPACE/kustomizations";
-            return Some(of_flux(kustomization, "Kustomization", path, "take it out of its repository"));
-        }
-        let argo = annotation("argocd.argoproj.io/tracking-id").and_then(|id| id.split(':').next());
-        if let Some(app) = argo.or_else(|| label("argocd.argoproj.io/instance")) {
-            return Some(Self {
-                what: format!("Argo CD, by Application {app}"),
-                path: None,
-                stop: format!("argocd app set {app} --sync-policy none, then give --force-managed"),
-                resume: format!("argocd app set {app} --sync-policy automated"),
-                value: format!("take it out of its repository; from a chart: set {VALUE}"),
-                suspended: false,
-            });
+            let value = "take it out of its repository, wait until its source in the cluster has that revision";
+            return Some(of_flux(kustomization, "Kustomization", path, value));
         }
         let release = annotation("meta.helm.sh/release-name");
+        let argo = |app: &str, what: String| Self {
+            what,
+            path: None,
+            stop: format!("argocd app set {app} --sync-policy none, then give --force-managed"),
+            resume: format!("argocd app set {app} --sync-policy automated"),
+            value: format!(
+                "take it out of its repository (from a chart: set {VALUE}), wait until the Application has that revision"
+            ),
+            suspended: false,
+        };
+        let tracked = annotation("argocd.argoproj.io/tracking-id").and_then(|id| id.split(':').next());
+        if let Some(app) = tracked.or_else(|| label("argocd.argoproj.io/instance")) {
+            return Some(argo(app, format!("Argo CD, by Application {app}")));
+        }
+        // Argo CD's own mark by default up to 2.14, and a common label that others set, too: Helm's charts for one.
+        if let Some(app) = label("app.kubernetes.io/instance") {
+            if managers(policy).any(|manager| manager.starts_with("argocd-")) {
+                return Some(argo(app, format!("Argo CD, by Application {app}")));
+            }
+            if release.is_none() {
+                let what =
+                    format!("whoever set its label app.kubernetes.io/instance, by default Argo CD, Application {app}");
+                return Some(argo(app, what));
+            }
+        }
         if release.is_none() && label("app.kubernetes.io/managed-by") != Some("Helm") {
             return None;
         }
@@ -79,7 +96,7 @@ impl Keeper {
     pub(super) fn refusal(&self, name: &PolicyName) -> String {
         format!(
             "ClusterPolicy {name} is kept by {}, which would bring it back. Do not let it delete the policy either: from Kyverno 1.19 \
-             on the clones would go with it. Stop it first: {}. Try again. Then {}, and: {}. \
+             on the clones would go with it. Stop it first: {}. Try again. Then {}, and only then: {}. \
              --force-managed goes on without that",
             self.what, self.stop, self.value, self.resume
         )
@@ -94,11 +111,61 @@ impl Keeper {
     }
 }
 
+/// Who wrote a field of it.
+fn managers(policy: &Value) -> impl Iterator<Item = &str> {
+    let entries = policy.pointer("/metadata/managedFields").and_then(Value::as_array);
+    entries.into_iter().flatten().map(|entry| text(entry, "/manager"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Letting it act again before the value has arrived would bring the policy back, and Helm would delete it later.
+    #[test]
+    fn who_kept_it_acts_again_only_when_what_it_keeps_has_changed() {
+        let labels = |toolkit: &str| {
+            let key = |what: &str| format!("{toolkit}.toolkit.fluxcd.io/{what}");
+            json!({"metadata": {"labels": {key("name"): "x", key("namespace"): "y"}}})
+        };
+        let argo = json!({"metadata": {"labels": {"argocd.argoproj.io/instance": "x"}}});
+        let table = [
+            (labels("helm"), ["enabled: false", "wait until this HelmRelease has that value", "flux resume"]),
+            (labels("kustomize"), ["repository", "wait until its source in the cluster", "flux resume"]),
+            (argo, ["repository", "wait until the Application", "--sync-policy automated"]),
+        ];
+        for (policy, order) in table {
+            let keeper = Keeper::of(&policy).unwrap();
+            let name = "p".parse().unwrap();
+            for said in [keeper.refusal(&name), keeper.warning(&name)] {
+                let at: Vec<_> =
+                    order.iter().map(|words| said.find(words).unwrap_or_else(|| panic!("{said}"))).collect();
+                assert!(at.is_sorted() && said.contains("and only then: "), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn argo_cd_is_known_by_the_label_that_it_sets_by_default() {
+        let policy = |annotations: Value, manager: &str| {
+            let labels = json!({"app.kubernetes.io/instance": "runners", "app.kubernetes.io/managed-by": "Helm"});
+            let managers = json!([{"manager": "kyverno", "operation": "Update"}, {"manager": manager}]);
+            json!({"metadata": {"labels": labels, "annotations": annotations, "managedFields": managers}})
+        };
+        let helm = || json!({"meta.helm.sh/release-name": "gitlab-runner"});
+        for (policy, words) in [
+            (policy(helm(), "argocd-controller"), "kept by Argo CD, by Application runners"),
+            (policy(helm(), "argocd-application-controller"), "kept by Argo CD, by Application runners"),
+            (policy(json!({}), "argocd-controller"), "kept by Argo CD, by Application runners"),
+            (policy(json!({}), "kubectl"), "by default Argo CD, Application runners"),
+            (policy(helm(), "helm"), "kept by Helm, by release gitlab-runner"),
+        ] {
+            let refusal = Keeper::of(&policy).unwrap().refusal(&"p".parse().unwrap());
+            assert!(refusal.contains(words), "{words}: {refusal}");
+        }
+    }
 
     #[test]
     fn each_keeper_is_known_by_its_marks_and_named_with_the_way_out() {
