@@ -10,19 +10,17 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
+mod caller;
 mod kyverno;
+mod obstacles;
 mod recorder;
 
 use std::{collections::BTreeMap, process::Output, time::Duration};
 
 use gitlab_runner_webhook::cli::migrate::{Migration, Options};
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        core::v1::{ConfigMap, Secret, ServiceAccount},
-        rbac::v1::{ClusterRole, ClusterRoleBinding},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -335,7 +333,8 @@ async fn a_plan_changes_nothing_and_a_refusal_names_its_reason() {
     set_available(&cluster, 1).await;
 
     // Who may only read is told by the dry run which verb is missing.
-    let kubeconfig = read_only(&cluster).await;
+    let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}]);
+    let kubeconfig = caller::who_may(&cluster, "reader", &everything).await;
     let output =
         Command::new(BINARY).args(["migrate", "--yes", "--kubeconfig"]).arg(&kubeconfig).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -478,25 +477,4 @@ async fn a_policy_that_is_set_back_is_not_deleted(cluster: &Cluster) {
     let error = migration.carry_out(&steps[3]).await.unwrap_err().to_string();
     assert!(error.contains("made anew"), "{error}");
     assert!(policy(cluster).await.is_some());
-}
-
-/// A kubeconfig of somebody who may read everything and write nothing.
-async fn read_only(cluster: &Cluster) -> std::path::PathBuf {
-    let metadata = || ObjectMeta { name: Some("reader".to_owned()), ..ObjectMeta::default() };
-    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.admin.clone(), "default");
-    let account = ServiceAccount { metadata: metadata(), ..ServiceAccount::default() };
-    accounts.create(&PostParams::default(), &account).await.unwrap();
-    let role: ClusterRole = serde_json::from_value(json!({
-        "metadata": metadata(), "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}],
-    }))
-    .unwrap();
-    Api::all(cluster.admin.clone()).create(&PostParams::default(), &role).await.unwrap();
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": metadata(),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"},
-        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}],
-    }))
-    .unwrap();
-    Api::all(cluster.admin.clone()).create(&PostParams::default(), &binding).await.unwrap();
-    cluster.plane.service_account_kubeconfig("default", "reader").await.unwrap()
 }

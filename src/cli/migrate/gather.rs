@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::{
     api::{Caller, View},
-    keeper::Keeper,
+    keeper::{Keeper, State},
     plan::{Found, Namespace},
     steps::Steps,
 };
 use crate::{
     cli::installed::{Installed, Key},
-    cluster::Problem,
+    cluster::{Problem, Reason},
     config::{Config, NamespaceName},
     names::APP,
     run::read_config,
@@ -35,12 +35,8 @@ pub(super) async fn gather(
         (None, None) => Ok(Config::default()),
     };
     let mut keeper = policy.as_ref().and_then(Keeper::of);
-    if let Some(keeper) = &mut keeper
-        && let Some(path) = &keeper.path
-    {
-        let suspended = caller.get(path, View::Whole).await?;
-        let suspended = suspended.and_then(|object| object.pointer("/spec/suspend")?.as_bool());
-        keeper.suspended = suspended.unwrap_or_default();
+    if let Some(keeper) = &mut keeper {
+        keeper.state = state(caller, &keeper.paths).await?;
     }
     let namespaces = caller.list("/api/v1/namespaces", View::Metadata, "").await?;
     Ok(Found {
@@ -51,6 +47,23 @@ pub(super) async fn gather(
         config,
         keeper,
     })
+}
+
+/// Whether what keeps the policy acts, by the first of these versions that is served.
+async fn state(caller: &Caller, paths: &[String]) -> Result<State, Problem> {
+    for path in paths {
+        match caller.get(path, View::Whole).await {
+            Ok(None) => {}
+            Ok(Some(object)) => {
+                let suspended = object.pointer("/spec/suspend").and_then(Value::as_bool).unwrap_or_default();
+                return Ok(if suspended { State::Suspended } else { State::Acts });
+            }
+            // Rights know no versions.
+            Err(problem) if problem.reason == Reason::Forbidden => return Ok(State::Unseen),
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(State::Acts)
 }
 
 /// The configuration that the Deployment mounts; the default one when it mounts none.

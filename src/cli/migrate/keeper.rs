@@ -10,16 +10,27 @@ use crate::config::PolicyName;
 pub(super) struct Keeper {
     /// What it is, for people.
     pub(super) what: String,
-    /// Where the API server has the object that says whether it is suspended.
-    pub(super) path: Option<String>,
+    /// Where the API server may have the object that says whether it is suspended, in each version of its kind.
+    pub(super) paths: Vec<String>,
     /// How it is kept from acting.
     stop: String,
     /// How it is let act again.
     resume: String,
     /// How the policy leaves what it keeps.
     value: String,
-    /// Whether it does not act now.
-    pub(super) suspended: bool,
+    /// Whether it acts now.
+    pub(super) state: State,
+}
+
+/// Whether somebody who keeps the policy acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It does, or nobody can say.
+    Acts,
+    /// It does not.
+    Suspended,
+    /// The caller may not look, so it counts as one that acts.
+    Unseen,
 }
 
 /// Big Bang's value, and the chart's own.
@@ -36,34 +47,39 @@ impl Keeper {
             let name = label(&format!("{toolkit}.toolkit.fluxcd.io/name"))?;
             Some((name.to_owned(), label(&format!("{toolkit}.toolkit.fluxcd.io/namespace"))?.to_owned()))
         };
-        let of_flux = |(name, namespace): (String, String), kind: &str, path: &str, value: &str| Self {
-            what: format!("Flux, by {kind} {namespace}/{name}"),
-            path: Some(format!("/apis/{path}/{name}").replace("NAMESPACE", &namespace)),
-            stop: format!("flux suspend {} {name} --namespace {namespace}", kind.to_lowercase()),
-            resume: format!("flux resume {} {name} --namespace {namespace}", kind.to_lowercase()),
-            value: value.to_owned(),
-            suspended: false,
-        };
+        let of_flux =
+            |(name, namespace): (String, String), kind: &str, group: &str, versions: &[&str], value: &str| Self {
+                what: format!("Flux, by {kind} {namespace}/{name}"),
+                paths: versions
+                    .iter()
+                    .map(|version| {
+                        let kinds = kind.to_lowercase();
+                        format!("/apis/{group}.toolkit.fluxcd.io/{version}/namespaces/{namespace}/{kinds}s/{name}")
+                    })
+                    .collect(),
+                stop: format!("flux suspend {} {name} --namespace {namespace}", kind.to_lowercase()),
+                resume: format!("flux resume {} {name} --namespace {namespace}", kind.to_lowercase()),
+                value: value.to_owned(),
+                state: State::Acts,
+            };
         if let Some(release) = flux("helm") {
-            let path = "helm.toolkit.fluxcd.io/v2/namespaces/NAMESPACE/helmreleases";
             let value = format!("set {VALUE}, wait until this HelmRelease has that value");
-            return Some(of_flux(release, "HelmRelease", path, &value));
+            return Some(of_flux(release, "HelmRelease", "helm", &["v2", "v2beta2", "v2beta1"], &value));
         }
         if let Some(kustomization) = flux("kustomize") {
-            let path = "kustomize.toolkit.fluxcd.io/v1/namespaces/NAMESPACE/kustomizations";
             let value = "take it out of its repository, wait until its source in the cluster has that revision";
-            return Some(of_flux(kustomization, "Kustomization", path, value));
+            return Some(of_flux(kustomization, "Kustomization", "kustomize", &["v1", "v1beta2", "v1beta1"], value));
         }
         let release = annotation("meta.helm.sh/release-name");
         let argo = |app: &str, what: String| Self {
             what,
-            path: None,
+            paths: Vec::new(),
             stop: format!("argocd app set {app} --sync-policy none, then give --force-managed"),
             resume: format!("argocd app set {app} --sync-policy automated"),
             value: format!(
                 "take it out of its repository (from a chart: set {VALUE}), wait until the Application has that revision"
             ),
-            suspended: false,
+            state: State::Acts,
         };
         let tracked = annotation("argocd.argoproj.io/tracking-id").and_then(|id| id.split(':').next());
         if let Some(app) = tracked.or_else(|| label("argocd.argoproj.io/instance")) {
@@ -85,17 +101,21 @@ impl Keeper {
         }
         Some(Self {
             what: format!("Helm, by release {}", release.unwrap_or("of unknown name")),
-            path: None,
+            paths: Vec::new(),
             stop: "do not upgrade that release until this is done, and give --force-managed".to_owned(),
             resume: "upgrade the release".to_owned(),
             value: format!("set {VALUE}"),
-            suspended: false,
+            state: State::Acts,
         })
     }
 
     pub(super) fn refusal(&self, name: &PolicyName) -> String {
+        let unseen = match self.state {
+            State::Unseen => " (whether it is suspended is not known: you may not get it)",
+            State::Acts | State::Suspended => "",
+        };
         format!(
-            "ClusterPolicy {name} is kept by {}, which would bring it back. Do not let it delete the policy either: from Kyverno 1.19 \
+            "ClusterPolicy {name} is kept by {}, which would bring it back{unseen}. Do not let it delete the policy either: from Kyverno 1.19 \
              on the clones would go with it. Stop it first: {}. Try again. Then {}, and only then: {}. \
              --force-managed goes on without that",
             self.what, self.stop, self.value, self.resume
@@ -103,7 +123,10 @@ impl Keeper {
     }
 
     pub(super) fn warning(&self, name: &PolicyName) -> String {
-        let now = if self.suspended { "which is suspended" } else { "which may bring it back: --force-managed" };
+        let now = match self.state {
+            State::Suspended => "which is suspended",
+            State::Acts | State::Unseen => "which may bring it back: --force-managed",
+        };
         format!(
             "ClusterPolicy {name} is kept by {}, {now}. When this is done: {}, and only then: {}",
             self.what, self.value, self.resume
@@ -165,6 +188,17 @@ mod tests {
             let refusal = Keeper::of(&policy).unwrap().refusal(&"p".parse().unwrap());
             assert!(refusal.contains(words), "{words}: {refusal}");
         }
+    }
+
+    #[test]
+    fn flux_is_looked_for_in_each_version_that_it_had() {
+        let labels = json!({"helm.toolkit.fluxcd.io/name": "x", "helm.toolkit.fluxcd.io/namespace": "y"});
+        let mut keeper = Keeper::of(&json!({"metadata": {"labels": labels}})).unwrap();
+        let expected = ["v2", "v2beta2", "v2beta1"]
+            .map(|version| format!("/apis/helm.toolkit.fluxcd.io/{version}/namespaces/y/helmreleases/x"));
+        assert_eq!(keeper.paths, expected);
+        keeper.state = State::Unseen;
+        assert!(keeper.refusal(&"p".parse().unwrap()).contains("you may not get it"));
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Migration {
     /// # RBAC
     /// The caller's: `get` of the policy, the program's Deployment and `ConfigMap`, the sources and the clones, `list` of
     /// Namespaces, Secrets (metadata) and `UpdateRequests`; and for the dry run what the steps need, `patch` of policy
-    /// and clones, `delete` of policy and `UpdateRequests`.
+    /// and clones, `delete` of policy and `UpdateRequests`. Better with `get` of the `HelmRelease` or `Kustomization` that
+    /// keeps the policy, without which it counts as one that acts.
     ///
     /// # Errors
     /// A request that failed.

@@ -9,7 +9,7 @@ use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 
 use super::{
-    keeper::Keeper,
+    keeper::{Keeper, State},
     policy::{Covered, Policy},
 };
 use crate::{
@@ -133,7 +133,7 @@ impl Plan {
             }
         }
         match &found.keeper {
-            Some(keeper) if keeper.suspended || force_managed => self.notes.push(keeper.warning(name)),
+            Some(keeper) if keeper.state == State::Suspended || force_managed => self.notes.push(keeper.warning(name)),
             Some(keeper) => self.refusals.push(keeper.refusal(name)),
             None => {}
         }

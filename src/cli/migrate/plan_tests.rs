@@ -156,7 +156,7 @@ fn a_policy_that_would_come_back_is_left_unless_its_manager_rests() {
     refused(&managed, &["flux suspend"]);
     let forced = Plan::new(&POLICY.parse().unwrap(), &managed, true);
     assert!(forced.refusals.is_empty() && forced.notes[0].contains("--force-managed"));
-    managed.keeper.as_mut().unwrap().suspended = true;
+    managed.keeper.as_mut().unwrap().state = State::Suspended;
     let plan = plan(&managed);
     assert!(plan.refusals.is_empty() && plan.notes[0].contains("suspended"), "{plan:?}");
 }

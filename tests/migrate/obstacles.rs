@@ -1,0 +1,101 @@
+//! What can be in the way, on a real API server: it is named before anything is changed, and goes no further than it must.
+
+use std::{path::Path, process::Output};
+
+use kube::{
+    Api,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use test_support::Cluster;
+use tokio::process::Command;
+
+use super::{
+    BINARY, CONFIG, caller, cluster,
+    kyverno::{POLICY, Shape, by_labels, create_policy, kind, policies},
+    kyvernos_namespace, migrate, said,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_is_named_beforehand_and_no_more_than_it_must_be() {
+    let cluster = cluster(CONFIG).await;
+    let _tool = cluster.tool(BINARY).await.config(CONFIG).start().await;
+    rights_that_are_missing_are_done_without(&cluster).await;
+    flux_is_asked_in_the_version_that_it_serves(&cluster).await;
+}
+
+/// A namespace of Kyverno's with this name, and the policy for it alone.
+async fn policy_of(cluster: &Cluster, name: &str) {
+    kyvernos_namespace(cluster, name, &[("runner", "yes"), ("of", name)], Shape::Put).await;
+    create_policy(&cluster.admin, |policy| by_labels(policy, &json!({"runner": "yes", "of": name}))).await;
+}
+
+async fn change_policy(cluster: &Cluster, patch: &Value) {
+    policies(&cluster.admin).patch(POLICY, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+/// The policy goes as nobody should let it go, and what it left is taken over.
+async fn clear(cluster: &Cluster) {
+    policies(&cluster.admin).delete(POLICY, &DeleteParams::default()).await.unwrap();
+    let output = migrate(cluster, &["--yes"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+async fn migrate_as(kubeconfig: &Path, flags: &[&str]) -> Output {
+    Command::new(BINARY).args(["migrate", "--kubeconfig"]).arg(kubeconfig).args(flags).output().await.unwrap()
+}
+
+fn refused(output: &Output, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(1), "{}", said(output));
+    has(output, words);
+}
+
+fn has(output: &Output, words: &[&str]) {
+    for word in words {
+        assert!(said(output).contains(word), "{word}: {}", said(output));
+    }
+}
+
+/// What docs/migration.md says one needs, and nothing that it does without.
+fn needed() -> Value {
+    json!([
+        {"apiGroups": ["kyverno.io"], "resources": ["clusterpolicies"], "verbs": ["get", "patch", "delete"]},
+        {"apiGroups": ["kyverno.io"], "resources": ["updaterequests"], "verbs": ["list", "delete"]},
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "patch"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]},
+    ])
+}
+
+async fn rights_that_are_missing_are_done_without(cluster: &Cluster) {
+    policy_of(cluster, "rights").await;
+    let kubeconfig = caller::who_may(cluster, "operator", &needed()).await;
+    let labels = json!({"helm.toolkit.fluxcd.io/name": "gitlab-runner", "helm.toolkit.fluxcd.io/namespace": "default"});
+    change_policy(cluster, &json!({"metadata": {"labels": labels}})).await;
+    let output = migrate_as(&kubeconfig, &["--yes"]).await;
+    refused(&output, &["HelmRelease default/gitlab-runner", "is not known: you may not get it", "--force-managed"]);
+    let output = migrate_as(&kubeconfig, &["--yes", "--force-managed"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    has(&output, &["which may bring it back"]);
+}
+
+/// The Kustomization of the fixture is served in a version before the latest.
+async fn flux_is_asked_in_the_version_that_it_serves(cluster: &Cluster) {
+    policy_of(cluster, "flux").await;
+    let labels =
+        json!({"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "default"});
+    change_policy(cluster, &json!({"metadata": {"labels": labels}})).await;
+    let of_flux = kind("kustomize.toolkit.fluxcd.io", "v1beta2", "Kustomization");
+    let all: Api<DynamicObject> = Api::namespaced_with(cluster.admin.clone(), "default", &of_flux);
+    let object = json!({"apiVersion": "kustomize.toolkit.fluxcd.io/v1beta2", "kind": "Kustomization",
+        "metadata": {"name": "apps"}, "spec": {"suspend": false}});
+    all.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    refused(&migrate(cluster, &["--yes"]).await, &["Kustomization default/apps", "flux suspend kustomization apps"]);
+    let rest = Patch::Merge(json!({"spec": {"suspend": true}}));
+    all.patch("apps", &PatchParams::default(), &rest).await.unwrap();
+    let output = migrate(cluster, &["--dry-run"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    has(&output, &["which is suspended", "wait until its source"]);
+    clear(cluster).await;
+}
