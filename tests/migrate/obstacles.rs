@@ -7,13 +7,13 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use test_support::Cluster;
+use test_support::{Cluster, cluster::SECRET};
 use tokio::process::Command;
 
 use super::{
-    BINARY, CONFIG, caller, cluster,
+    BINARY, CONFIG, TOKENS, caller, cluster, is_ours,
     kyverno::{POLICY, Shape, by_labels, create_policy, kind, policies},
-    kyvernos_namespace, migrate, said,
+    kyvernos_namespace, migrate, prepare, said,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,6 +22,9 @@ async fn what_is_in_the_way_is_named_beforehand_and_no_more_than_it_must_be() {
     let _tool = cluster.tool(BINARY).await.config(CONFIG).start().await;
     rights_that_are_missing_are_done_without(&cluster).await;
     flux_is_asked_in_the_version_that_it_serves(&cluster).await;
+    a_clone_of_no_policy_is_taken_over(&cluster).await;
+    a_clone_that_is_itself_a_source_is_left(&cluster).await;
+    namespaces_that_go_hold_up_nothing(&cluster).await;
 }
 
 /// A namespace of Kyverno's with this name, and the policy for it alone.
@@ -98,4 +101,63 @@ async fn flux_is_asked_in_the_version_that_it_serves(cluster: &Cluster) {
     assert!(output.status.success(), "{}", said(&output));
     has(&output, &["which is suspended", "wait until its source"]);
     clear(cluster).await;
+}
+
+/// Kyverno takes three labels off when a rule comes to name another clone, and leaves the others.
+async fn a_clone_of_no_policy_is_taken_over(cluster: &Cluster) {
+    let unlabelled = json!({"metadata": {"labels": {
+        "generate.kyverno.io/policy-name": null, "generate.kyverno.io/policy-namespace": null,
+        "generate.kyverno.io/rule-name": null,
+    }}});
+    for lives in [true, false] {
+        let name = format!("unnamed-{lives}");
+        let former = kyvernos_namespace(cluster, &name, &[("runner", "yes"), ("of", &name)], Shape::Put).await;
+        cluster.patch_secret(&name, SECRET, &unlabelled).await;
+        if lives {
+            create_policy(&cluster.admin, |policy| by_labels(policy, &json!({"runner": "yes", "of": name}))).await;
+        }
+        let output = migrate(cluster, &["--yes"]).await;
+        assert!(output.status.success(), "{}", said(&output));
+        is_ours(&cluster.clone_with(&name, SECRET, &TOKENS).await, &former);
+    }
+}
+
+async fn a_clone_that_is_itself_a_source_is_left(cluster: &Cluster) {
+    policy_of(cluster, "chain").await;
+    let clone = cluster.secret("chain", SECRET).await.unwrap();
+    cluster.put_secret("default", "further", &[("a", "b")]).await;
+    let labels = json!({"metadata": {"labels": {
+        "app.kubernetes.io/managed-by": "kyverno", "generate.kyverno.io/policy-name": "further",
+        "generate.kyverno.io/source-uid": clone.metadata.uid,
+    }}});
+    cluster.patch_secret("default", "further", &labels).await;
+    let words = ["policy \"further\" clones Secret further in namespace default from", "clone from gitlab/"];
+    refused(&migrate(cluster, &["--yes"]).await, &words);
+    assert_eq!(cluster.secret("chain", SECRET).await.unwrap().metadata, clone.metadata);
+    cluster.delete_secret("default", "further").await;
+    let output = migrate(cluster, &["--yes"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// There is no controller manager here: a namespace that is deleted goes on going.
+async fn namespaces_that_go_hold_up_nothing(cluster: &Cluster) {
+    policy_of(cluster, "stays").await;
+    for name in ["goes-before", "goes-meanwhile"] {
+        kyvernos_namespace(cluster, name, &[("runner", "yes"), ("of", "stays")], Shape::Put).await;
+    }
+    let go = async |name: &str| cluster.namespaces().delete(name, &DeleteParams::default()).await.unwrap();
+    go("goes-before").await;
+    let left = cluster.secret("goes-before", SECRET).await.unwrap();
+    let migration = prepare(cluster).await;
+    assert_eq!(migration.refusals(), Vec::<String>::new());
+    assert_eq!(migration.steps().len(), 7, "{:?}", migration.steps());
+    go("goes-meanwhile").await;
+    let mut said = Vec::new();
+    for step in migration.steps() {
+        said.push(migration.carry_out(step).await.unwrap());
+    }
+    assert!(said.iter().any(|said| said.contains("goes-meanwhile is being deleted")), "{said:?}");
+    assert!(said[6].starts_with("1 clones"), "{said:?}");
+    assert_eq!(cluster.secret("goes-before", SECRET).await.unwrap().metadata, left.metadata, "left to go as it is");
+    assert!(prepare(cluster).await.steps().is_empty());
 }

@@ -1,20 +1,21 @@
 //! What is there before anything is changed.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::Value;
 
 use super::{
     api::{Caller, View},
+    json::text,
     keeper::{Keeper, State},
-    plan::{Found, Namespace},
+    plan::{Found, Namespace, is_clone},
     steps::Steps,
 };
 use crate::{
     cli::installed::{Installed, Key},
     cluster::{Problem, Reason},
     config::{Config, NamespaceName},
-    names::APP,
+    names::{APP, LABEL_KYVERNO_POLICY, LABEL_PREFIX_KYVERNO},
     run::read_config,
 };
 
@@ -39,14 +40,21 @@ pub(super) async fn gather(
         keeper.state = state(caller, &keeper.paths).await?;
     }
     let namespaces = caller.list("/api/v1/namespaces", View::Metadata, "").await?;
-    Ok(Found {
-        policy,
-        namespaces: namespaces.iter().filter_map(read_namespace).collect(),
-        left: steps.left().await?.into_iter().collect(),
-        deployment,
-        config,
-        keeper,
-    })
+    let namespaces: Vec<_> = namespaces.iter().filter_map(read_namespace).collect();
+    let mut left: BTreeSet<_> = steps.left().await?.into_iter().collect();
+    if let (None, Ok(config)) = (&policy, &config) {
+        let unnamed = unnamed(caller).await?.into_iter();
+        left.extend(unnamed.filter(|(of, secret)| is_clone(config, &namespaces, of, secret)));
+    }
+    Ok(Found { policy, namespaces, left, deployment, config, keeper })
+}
+
+/// What Kyverno made by a rule that names something else by now: it has taken the policy's name off, and nothing more.
+async fn unnamed(caller: &Caller) -> Result<Vec<(String, String)>, Problem> {
+    let selector = format!("{LABEL_PREFIX_KYVERNO}trigger-kind,!{LABEL_KYVERNO_POLICY}");
+    let secrets = caller.list("/api/v1/secrets", View::Metadata, &selector).await?;
+    let name = |secret: &Value, pointer: &str| text(secret, pointer).to_owned();
+    Ok(secrets.iter().map(|secret| (name(secret, "/metadata/namespace"), name(secret, "/metadata/name"))).collect())
 }
 
 /// Whether what keeps the policy acts, by the first of these versions that is served.

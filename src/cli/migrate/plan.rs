@@ -32,7 +32,8 @@ pub(super) struct Found {
     pub(super) policy: Option<Value>,
     /// Every Namespace.
     pub(super) namespaces: Vec<Namespace>,
-    /// Namespace and name of each Secret that says that this policy made it.
+    /// Namespace and name of each Secret that says that this policy made it; without a policy, also of those that the
+    /// configuration makes clones of and that Kyverno made for nobody any more.
     pub(super) left: BTreeSet<(String, String)>,
     /// The Deployment of the program, if there is one.
     pub(super) deployment: Option<Value>,
@@ -215,6 +216,13 @@ impl fmt::Display for Step {
             Self::Verify => "verify",
         })
     }
+}
+
+/// Whether the configuration makes a clone of this Secret, in a namespace that stays.
+pub(super) fn is_clone(config: &Config, namespaces: &[Namespace], namespace: &str, secret: &str) -> bool {
+    let there = namespaces.iter().find(|there| there.name == namespace && !there.terminating);
+    there.is_some_and(|there| is_runner_namespace(config, namespace, &there.labels))
+        && config.clones.iter().any(|spec| spec.secret.as_str() == secret && spec.from.as_str() != namespace)
 }
 
 fn is_runner_namespace(config: &Config, name: &str, labels: &BTreeMap<String, String>) -> bool {

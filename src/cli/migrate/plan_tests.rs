@@ -126,6 +126,18 @@ fn namespaces_that_go_and_the_source_itself_are_no_targets() {
 }
 
 #[test]
+fn what_kyverno_made_for_nobody_is_ours_where_the_configuration_says_so() {
+    let mut namespaces = found(&[], "").namespaces;
+    let is = |namespaces: &[Namespace], of: &str, secret: &str| is_clone(&Config::default(), namespaces, of, secret);
+    let secret = "gitlab-gitlab-runner-secret";
+    assert!(is(&namespaces, "gitlab-runner", secret));
+    assert!(!is(&namespaces, "gitlab-runner", "other") && !is(&namespaces, "gitlab", secret));
+    assert!(!is(&namespaces, "other", secret) && !is(&namespaces, "nowhere", secret));
+    namespaces[1].terminating = true;
+    assert!(!is(&namespaces, "gitlab-runner", secret));
+}
+
+#[test]
 fn a_program_that_is_not_there_or_not_ready_takes_nothing_over() {
     let mut missing = found(&[big_bang()], "");
     missing.deployment = None;

@@ -5,12 +5,12 @@ use serde_json::Value;
 use super::{
     api::{Effect, PatchKind, View},
     json::{label, text},
-    release::{also_removed, release},
+    release::{KYVERNO, also_removed, release},
     steps::{Steps, orphaned, policy_path, request_path, secret_path},
 };
 use crate::{
     cluster::{Problem, Reason},
-    names::LABEL_KYVERNO_POLICY,
+    names::{LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 
 impl Steps {
@@ -45,6 +45,9 @@ impl Steps {
             let path = request_path(&request);
             tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
         }
+        let of_kyverno = format!("{LABEL_MANAGED_BY}={KYVERNO}");
+        let of_kyverno = self.caller.list("/api/v1/secrets", View::Metadata, &of_kyverno).await?;
+        let of_kyverno: Vec<_> = of_kyverno.iter().filter_map(|secret| secret.get("metadata")).collect();
         for target in &self.targets {
             let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
             let Some(there) = self.caller.get(&secret_path(target), View::Metadata).await? else {
@@ -53,11 +56,22 @@ impl Steps {
             };
             let metadata = there.get("metadata").unwrap_or(&Value::Null);
             if let Some(patch) = release(metadata) {
-                if !self.is_of_policy(metadata) {
-                    let other = label(metadata, LABEL_KYVERNO_POLICY);
+                let other = label(metadata, LABEL_KYVERNO_POLICY);
+                // Without a name it is no policy's any more: Kyverno takes the name off when a rule names another clone.
+                if !other.is_empty() && !self.is_of_policy(metadata) {
                     odd.push(format!("{what} is a clone of policy {other:?}; move that one first: --policy {other}"));
                 }
                 tried(self.caller.patch(&secret_path(target), PatchKind::Merge, &patch, Effect::DryRun).await)?;
+                if let Some(clone) = of_kyverno.iter().find(|clone| is_clone_of(clone, metadata)) {
+                    odd.push(format!(
+                        "{what} is itself what policy {:?} clones Secret {} in namespace {} from, which would end with \
+                         Kyverno's labels; have that policy clone from {}",
+                        label(clone, LABEL_KYVERNO_POLICY),
+                        text(clone, "/name"),
+                        text(clone, "/namespace"),
+                        target.spec.source()
+                    ));
+                }
                 let also: Vec<_> = also_removed(metadata).into_iter().collect();
                 if !also.is_empty() {
                     notes.push(format!("{what} loses what Kyverno copied from the source: {}", also.join(", ")));
@@ -79,5 +93,36 @@ impl Steps {
         }
         refusals.extend(odd);
         Ok((refusals, notes))
+    }
+}
+
+/// Whether Kyverno made the first of these, by its labels, from the second. Up to 1.10 it named it, later its uid.
+fn is_clone_of(clone: &Value, source: &Value) -> bool {
+    let says = |what: &str| label(clone, &format!("{LABEL_PREFIX_KYVERNO}source-{what}"));
+    match says("uid") {
+        "" => says("name") == text(source, "/name") && says("namespace") == text(source, "/namespace"),
+        uid => uid == text(source, "/uid"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_kyverno_cloned_names_its_source() {
+        let source = json!({"name": "s", "namespace": "n", "uid": "1"});
+        let clone = |labels: Value| json!({"name": "s", "namespace": "m", "labels": labels});
+        for (labels, expected) in [
+            (json!({"generate.kyverno.io/source-uid": "1"}), true),
+            (json!({"generate.kyverno.io/source-uid": "2", "generate.kyverno.io/source-namespace": "n"}), false),
+            (json!({"generate.kyverno.io/source-name": "s", "generate.kyverno.io/source-namespace": "n"}), true),
+            (json!({"generate.kyverno.io/source-name": "s", "generate.kyverno.io/source-namespace": "m"}), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(is_clone_of(&clone(labels.clone()), &source), expected, "{labels}");
+        }
     }
 }

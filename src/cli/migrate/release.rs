@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::names::{FIELD_MANAGER_CLONE, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO};
 
 /// Who manages an object that a `generate` rule made, by its own word.
-const KYVERNO: &str = "kyverno";
+pub(super) const KYVERNO: &str = "kyverno";
 
 /// The merge patch after which Kyverno does not know the clone any more, or nothing when it does not know it now.
 ///

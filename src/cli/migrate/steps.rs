@@ -1,6 +1,9 @@
 //! The steps, one at a time. Each looks at what is stored before it writes, so that it can be repeated and interrupted.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
@@ -14,7 +17,7 @@ use super::{
 use crate::{
     cluster::{Problem, Reason, Requests},
     config::PolicyName,
-    names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE},
+    names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE, LABEL_NAMESPACE_NAME},
     sync::SecretState,
 };
 
@@ -77,25 +80,44 @@ enum Standing {
     NotYet(&'static str),
 }
 
+/// What became of a clone that was to be taken over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TakenOver {
+    /// It is the program's own.
+    Ours,
+    /// It, or its namespace, is being deleted: nobody keeps it in step any more.
+    Goes,
+}
+
 impl Steps {
     /// Carries out one step; says what was done.
     pub(super) async fn carry_out(&self, step: &Step) -> Result<String, StepError> {
         match step {
             Step::Orphan => self.orphan().await,
             Step::DropRequests => self.drop_requests().await,
-            Step::TakeOver(target) => self.take_over(target).await,
+            Step::TakeOver(target) => {
+                let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
+                Ok(match self.take_over(target).await? {
+                    TakenOver::Ours => format!("{what} is the program's"),
+                    TakenOver::Goes => format!("{what} is being deleted, and is left to that"),
+                })
+            }
             Step::Remove => self.remove().await,
             Step::Verify => self.verify().await,
         }
     }
 
-    /// What this policy made, by its own labels: namespace and name.
+    /// What this policy made, by its own labels, and nobody deletes: namespace and name.
     pub(super) async fn left(&self) -> Result<Vec<(String, String)>, Problem> {
         let selector = format!("{LABEL_KYVERNO_POLICY}={}", self.name);
         let secrets = self.caller.list("/api/v1/secrets", View::Metadata, &selector).await?;
-        let metadata = secrets.iter().filter_map(|secret| secret.get("metadata"));
+        let namespaces = self.caller.list("/api/v1/namespaces", View::Metadata, "").await?;
+        let going: BTreeSet<_> =
+            namespaces.iter().filter(|there| goes(there)).map(|there| text(there, "/metadata/name")).collect();
+        let metadata = secrets.iter().filter(|secret| !goes(secret)).filter_map(|secret| secret.get("metadata"));
         let of_policy = metadata.filter(|metadata| self.is_of_policy(metadata));
         Ok(of_policy
+            .filter(|metadata| !going.contains(text(metadata, "/namespace")))
             .map(|metadata| (text(metadata, "/namespace").to_owned(), text(metadata, "/name").to_owned()))
             .collect())
     }
@@ -148,7 +170,7 @@ impl Steps {
         Ok(found)
     }
 
-    async fn take_over(&self, target: &Target) -> Result<String, StepError> {
+    async fn take_over(&self, target: &Target) -> Result<TakenOver, StepError> {
         let at = secret_path(target);
         let give_up = Instant::now() + self.patience;
         loop {
@@ -164,9 +186,10 @@ impl Steps {
                 },
                 None => self.standing(target).await?,
             };
-            let Standing::NotYet(what) = standing else {
-                return Ok(format!("Secret {} in namespace {} is the program's", target.spec.secret, target.namespace));
-            };
+            let Standing::NotYet(what) = standing else { return Ok(TakenOver::Ours) };
+            if there.is_some_and(|there| goes(&there)) || self.namespace_goes(target).await? {
+                return Ok(TakenOver::Goes);
+            }
             if Instant::now() >= give_up {
                 return Err(StepError::InVain {
                     what: format!(
@@ -180,7 +203,7 @@ impl Steps {
         }
     }
 
-    /// All of the plan, and what the policy made since; says how many they are.
+    /// All of the plan, and what the policy made since; says how many became the program's.
     async fn take_over_all(&self) -> Result<usize, StepError> {
         let mut targets = self.targets.clone();
         for (namespace, secret) in self.left().await? {
@@ -192,10 +215,17 @@ impl Steps {
                 targets.push(Target { namespace, spec: spec.clone() });
             }
         }
+        let mut ours = 0;
         for target in &targets {
-            self.take_over(target).await?;
+            ours += usize::from(self.take_over(target).await? == TakenOver::Ours);
         }
-        Ok(targets.len())
+        Ok(ours)
+    }
+
+    /// Whether the namespace is being deleted, or gone. By a list, for that right is there.
+    async fn namespace_goes(&self, target: &Target) -> Result<bool, Problem> {
+        let by_name = format!("{LABEL_NAMESPACE_NAME}={}", target.namespace);
+        Ok(self.caller.list("/api/v1/namespaces", View::Metadata, &by_name).await?.iter().all(goes))
     }
 
     async fn standing(&self, target: &Target) -> Result<Standing, Problem> {
@@ -228,7 +258,7 @@ impl Steps {
         let give_up = Instant::now() + self.patience;
         while let Some(policy) = self.policy().await? {
             let mut asked = false;
-            if text(&policy, "/metadata/deletionTimestamp").is_empty() {
+            if !goes(&policy) {
                 if orphaned(&policy).is_some() {
                     return Err(StepError::SetBack(self.name.to_string()));
                 }
@@ -288,6 +318,11 @@ pub(super) fn orphaned(policy: &Value) -> Option<Value> {
 /// Where the API server has the policy.
 pub(super) fn policy_path(name: &PolicyName) -> String {
     format!("/apis/kyverno.io/v1/clusterpolicies/{name}")
+}
+
+/// Whether it is being deleted.
+fn goes(object: &Value) -> bool {
+    !text(object, "/metadata/deletionTimestamp").is_empty()
 }
 
 pub(super) fn secret_path(target: &Target) -> String {
