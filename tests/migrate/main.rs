@@ -432,11 +432,12 @@ async fn a_policy_that_goes_late_is_gone(cluster: &Cluster) {
 /// Kyverno 1.19 was told to delete the clones by name, and was down: what it left is dropped before it is back.
 async fn a_deleted_policy_leaves_a_deletion_in_hand(cluster: &Cluster) {
     let former = kyvernos_namespace(cluster, "left", &[("runner", "yes")], Shape::Put).await;
-    for (name, policy) in [("ur-ours", POLICY), ("ur-other", "other")] {
+    let all = [("ur-ours", POLICY, "generate"), ("ur-other", "other", "generate"), ("ur-cel", POLICY, "cel-generate")];
+    for (name, policy, request_type) in all {
         let request = json!({
             "apiVersion": "kyverno.io/v2", "kind": "UpdateRequest",
             "metadata": {"name": name, "labels": {"generate.kyverno.io/policy-name": policy}},
-            "spec": {"requestType": "generate", "policy": policy, "ruleContext": [{"deleteDownstream": true}]},
+            "spec": {"requestType": request_type, "policy": policy, "ruleContext": [{"deleteDownstream": true}]},
             "status": {"state": "Pending", "generatedResources": [{"kind": "Secret", "name": SECRET, "namespace": "left"}]},
         });
         requests(&cluster.admin)
@@ -450,7 +451,9 @@ async fn a_deleted_policy_leaves_a_deletion_in_hand(cluster: &Cluster) {
     is_ours(&cluster.clone_with("left", SECRET, &TOKENS).await, &former);
     recorder.held_throughout(cluster, "left", &TOKENS).await;
     assert!(requests(&cluster.admin).get_opt("ur-ours").await.unwrap().is_none());
-    assert!(requests(&cluster.admin).get_opt("ur-other").await.unwrap().is_some());
+    for name in ["ur-other", "ur-cel"] {
+        assert!(requests(&cluster.admin).get_opt(name).await.unwrap().is_some(), "{name}");
+    }
 }
 
 /// Somebody restores the policy between two steps: with clones at stake, it is not deleted.

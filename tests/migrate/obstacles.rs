@@ -22,6 +22,7 @@ async fn what_is_in_the_way_is_named_beforehand_and_no_more_than_it_must_be() {
     let _tool = cluster.tool(BINARY).await.config(CONFIG).start().await;
     rights_that_are_missing_are_done_without(&cluster).await;
     flux_is_asked_in_the_version_that_it_serves(&cluster).await;
+    a_generating_policy_keeps_its_clones(&cluster).await;
     a_clone_of_no_policy_is_taken_over(&cluster).await;
     a_clone_that_is_itself_a_source_is_left(&cluster).await;
     namespaces_that_go_hold_up_nothing(&cluster).await;
@@ -80,7 +81,7 @@ async fn rights_that_are_missing_are_done_without(cluster: &Cluster) {
     refused(&output, &["HelmRelease default/gitlab-runner", "is not known: you may not get it", "--force-managed"]);
     let output = migrate_as(&kubeconfig, &["--yes", "--force-managed"]).await;
     assert!(output.status.success(), "{}", said(&output));
-    has(&output, &["which may bring it back"]);
+    has(&output, &["which may bring it back", "whether there is a GeneratingPolicy"]);
 }
 
 /// The Kustomization of the fixture is served in a version before the latest.
@@ -160,4 +161,20 @@ async fn namespaces_that_go_hold_up_nothing(cluster: &Cluster) {
     assert!(said[6].starts_with("1 clones"), "{said:?}");
     assert_eq!(cluster.secret("goes-before", SECRET).await.unwrap().metadata, left.metadata, "left to go as it is");
     assert!(prepare(cluster).await.steps().is_empty());
+}
+
+/// Its clones carry the same label, and no `ClusterPolicy` of its name is there: that one looks like one that is gone.
+async fn a_generating_policy_keeps_its_clones(cluster: &Cluster) {
+    let former = kyvernos_namespace(cluster, "generating", &[("runner", "yes")], Shape::Put).await;
+    let of_kyverno = kind("policies.kyverno.io", "v1beta1", "GeneratingPolicy");
+    let all: Api<DynamicObject> = Api::all_with(cluster.admin.clone(), &of_kyverno);
+    let object = json!({"apiVersion": "policies.kyverno.io/v1beta1", "kind": "GeneratingPolicy",
+        "metadata": {"name": POLICY}, "spec": {}});
+    all.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    refused(&migrate(cluster, &["--yes"]).await, &["a GeneratingPolicy sync-gitlab-runner-secret lives"]);
+    assert_eq!(cluster.secret("generating", SECRET).await.unwrap().metadata, former.metadata);
+    all.delete(POLICY, &DeleteParams::default()).await.unwrap();
+    let output = migrate(cluster, &["--yes"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    is_ours(&cluster.clone_with("generating", SECRET, &TOKENS).await, &former);
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cli::installed::{Installed, Key},
     cluster::{Problem, Reason},
-    config::{Config, NamespaceName},
+    config::{Config, NamespaceName, PolicyName},
     names::{APP, LABEL_KYVERNO_POLICY, LABEL_PREFIX_KYVERNO},
     run::read_config,
 };
@@ -46,7 +46,22 @@ pub(super) async fn gather(
         let unnamed = unnamed(caller).await?.into_iter();
         left.extend(unnamed.filter(|(of, secret)| is_clone(config, &namespaces, of, secret)));
     }
-    Ok(Found { policy, namespaces, left, deployment, config, keeper })
+    let generating = generating(caller, &steps.name).await?;
+    Ok(Found { policy, generating, namespaces, left, deployment, config, keeper })
+}
+
+/// Whether a `GeneratingPolicy` has this name; nothing when the caller may not know.
+async fn generating(caller: &Caller, name: &PolicyName) -> Result<Option<bool>, Problem> {
+    for version in ["v1", "v1beta1", "v1alpha1"] {
+        let path = format!("/apis/policies.kyverno.io/{version}/generatingpolicies/{name}");
+        match caller.get(&path, View::Metadata).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(Some(true)),
+            Err(problem) if problem.reason == Reason::Forbidden => return Ok(None),
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(Some(false))
 }
 
 /// What Kyverno made by a rule that names something else by now: it has taken the policy's name off, and nothing more.

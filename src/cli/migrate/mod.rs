@@ -109,7 +109,7 @@ impl Migration {
     /// The caller's: `get` of the policy, the program's Deployment and `ConfigMap`, the sources and the clones, `list` of
     /// Namespaces, Secrets (metadata) and `UpdateRequests`; and for the dry run what the steps need, `patch` of policy
     /// and clones, `delete` of policy and `UpdateRequests`. Better with `get` of the `HelmRelease` or `Kustomization` that
-    /// keeps the policy, without which it counts as one that acts.
+    /// keeps the policy, without which it counts as one that acts, and of the `GeneratingPolicy` of the same name.
     ///
     /// # Errors
     /// A request that failed.

@@ -30,6 +30,8 @@ pub(super) struct Namespace {
 pub(super) struct Found {
     /// The policy's JSON, if there is one.
     pub(super) policy: Option<Value>,
+    /// Whether a `GeneratingPolicy` of the same name is there; nothing when that could not be asked.
+    pub(super) generating: Option<bool>,
     /// Every Namespace.
     pub(super) namespaces: Vec<Namespace>,
     /// Namespace and name of each Secret that says that this policy made it; without a policy, also of those that the
@@ -84,6 +86,14 @@ impl Plan {
     /// What follows from what was found.
     pub(super) fn new(name: &PolicyName, found: &Found, force_managed: bool) -> Self {
         let mut plan = Self::default();
+        // It says the same on its clones as a ClusterPolicy, and would put its copy back.
+        if found.generating == Some(true) {
+            plan.refusals.push(format!(
+                "a GeneratingPolicy {name} lives, and keeps the clones that carry its name; this command does not understand \
+                 it. Keep Kyverno for it, or see to it that it and its clones part"
+            ));
+            return plan;
+        }
         let policy = match found.policy.as_ref().map(Policy::read) {
             None if found.left.is_empty() => return plan,
             None => None,
@@ -98,6 +108,12 @@ impl Plan {
                 return plan;
             }
         };
+        if found.generating.is_none() {
+            plan.notes.push(format!(
+                "whether there is a GeneratingPolicy {name}, which would put the clones back, is not known: you may not get \
+                 it"
+            ));
+        }
         plan.judge_policy(name, policy.as_ref(), found, force_managed);
         if let Some(problem) = not_ready(found.deployment.as_ref()) {
             plan.refusals.push(problem);

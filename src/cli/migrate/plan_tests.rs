@@ -29,6 +29,7 @@ fn namespace(name: &str, labels: &[(&str, &str)]) -> Namespace {
 fn found(rules: &[Value], config: &str) -> Found {
     Found {
         policy: Some(json!({"metadata": {"name": POLICY}, "spec": {"rules": rules}})),
+        generating: Some(false),
         namespaces: vec![namespace("gitlab", &[]), namespace("gitlab-runner", &[]), namespace("other", &[])],
         left: BTreeSet::from([("gitlab-runner".to_owned(), "gitlab-gitlab-runner-secret".to_owned())]),
         deployment: Some(json!({
@@ -178,6 +179,18 @@ fn a_configuration_that_cannot_be_is_not_shown() {
     let found = found(&[rule(&json!({"kubernetes.io/metadata.name": "kube-system"}), "kube-system")], "");
     refused(&found, &["no configuration can say", "kube-system"]);
     assert_eq!(plan(&found).configuration, None);
+}
+
+#[test]
+fn a_generating_policy_of_the_same_name_keeps_its_clones() {
+    let mut both = found(&[big_bang()], "");
+    both.generating = Some(true);
+    refused(&both, &["GeneratingPolicy sync-gitlab-runner-secret lives"]);
+    both.policy = None;
+    refused(&both, &["GeneratingPolicy sync-gitlab-runner-secret lives"]);
+    both.generating = None;
+    let plan = plan(&both);
+    assert!(plan.refusals.is_empty() && plan.notes[0].contains("is not known: you may not get it"), "{plan:?}");
 }
 
 #[test]

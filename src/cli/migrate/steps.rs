@@ -166,7 +166,11 @@ impl Steps {
             // Up to Kyverno 1.12.
             found = list("v1beta1").await?;
         }
-        found.retain(|request| text(request, "/spec/policy") == self.name.as_str());
+        // Those of a GeneratingPolicy are `cel-generate`.
+        let ours = |request: &Value| {
+            text(request, "/spec/policy") == self.name.as_str() && text(request, "/spec/requestType") == "generate"
+        };
+        found.retain(ours);
         Ok(found)
     }
 
