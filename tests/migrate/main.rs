@@ -434,16 +434,7 @@ async fn a_deleted_policy_leaves_a_deletion_in_hand(cluster: &Cluster) {
     let former = kyvernos_namespace(cluster, "left", &[("runner", "yes")], Shape::Put).await;
     let all = [("ur-ours", POLICY, "generate"), ("ur-other", "other", "generate"), ("ur-cel", POLICY, "cel-generate")];
     for (name, policy, request_type) in all {
-        let request = json!({
-            "apiVersion": "kyverno.io/v2", "kind": "UpdateRequest",
-            "metadata": {"name": name, "labels": {"generate.kyverno.io/policy-name": policy}},
-            "spec": {"requestType": request_type, "policy": policy, "ruleContext": [{"deleteDownstream": true}]},
-            "status": {"state": "Pending", "generatedResources": [{"kind": "Secret", "name": SECRET, "namespace": "left"}]},
-        });
-        requests(&cluster.admin)
-            .create(&PostParams::default(), &serde_json::from_value(request).unwrap())
-            .await
-            .unwrap();
+        in_hand(cluster, name, policy, request_type).await;
     }
     let recorder = Recorder::start(cluster).await;
     let output = migrate(cluster, &["--yes"]).await;
@@ -454,6 +445,26 @@ async fn a_deleted_policy_leaves_a_deletion_in_hand(cluster: &Cluster) {
     for name in ["ur-other", "ur-cel"] {
         assert!(requests(&cluster.admin).get_opt(name).await.unwrap().is_some(), "{name}");
     }
+
+    // The same, although no clone carries Kyverno's labels any more: interrupted after the policy was deleted.
+    in_hand(cluster, "ur-late", POLICY, "generate").await;
+    let output = migrate(cluster, &["--yes"]).await;
+    assert!(output.status.success() && said(&output).contains("1 UpdateRequests dropped"), "{}", said(&output));
+    assert!(requests(&cluster.admin).get_opt("ur-late").await.unwrap().is_none());
+    let output = migrate(cluster, &["--yes"]).await;
+    assert!(output.status.success() && said(&output).contains("nothing to do"), "{}", said(&output));
+}
+
+/// An `UpdateRequest` by which Kyverno is about to delete a clone.
+async fn in_hand(cluster: &Cluster, name: &str, policy: &str, request_type: &str) {
+    let request = json!({
+        "apiVersion": "kyverno.io/v2", "kind": "UpdateRequest",
+        "metadata": {"name": name, "labels": {"generate.kyverno.io/policy-name": policy}},
+        "spec": {"requestType": request_type, "policy": policy, "ruleContext": [{"deleteDownstream": true}]},
+        "status": {"state": "Pending", "generatedResources": [{"kind": "Secret", "name": SECRET, "namespace": "left"}]},
+    });
+    let request = serde_json::from_value(request).unwrap();
+    requests(&cluster.admin).create(&PostParams::default(), &request).await.unwrap();
 }
 
 /// Somebody restores the policy between two steps: with clones at stake, it is not deleted.

@@ -47,7 +47,8 @@ pub(super) async fn gather(
         left.extend(unnamed.filter(|(of, secret)| is_clone(config, &namespaces, of, secret)));
     }
     let generating = generating(caller, &steps.name).await?;
-    Ok(Found { policy, generating, namespaces, left, deployment, config, keeper })
+    let has_requests = !steps.update_requests().await?.is_empty();
+    Ok(Found { policy, generating, namespaces, left, has_requests, deployment, config, keeper })
 }
 
 /// Whether a `GeneratingPolicy` has this name; nothing when the caller may not know.

@@ -37,6 +37,8 @@ pub(super) struct Found {
     /// Namespace and name of each Secret that says that this policy made it; without a policy, also of those that the
     /// configuration makes clones of and that Kyverno made for nobody any more.
     pub(super) left: BTreeSet<(String, String)>,
+    /// Whether Kyverno still has something in hand for this policy.
+    pub(super) has_requests: bool,
     /// The Deployment of the program, if there is one.
     pub(super) deployment: Option<Value>,
     /// The configuration that the program runs with, or why it is not known.
@@ -95,7 +97,7 @@ impl Plan {
             return plan;
         }
         let policy = match found.policy.as_ref().map(Policy::read) {
-            None if found.left.is_empty() => return plan,
+            None if found.left.is_empty() && !found.has_requests => return plan,
             None => None,
             Some(Ok(policy)) => Some(policy),
             Some(Err(problems)) => {
@@ -138,7 +140,12 @@ impl Plan {
 
     fn judge_policy(&mut self, name: &PolicyName, policy: Option<&Policy>, found: &Found, force_managed: bool) {
         let Some(policy) = policy else {
-            self.notes.push(format!("ClusterPolicy {name} is gone already; the clones it left are taken over"));
+            let left = if found.left.is_empty() {
+                "what Kyverno still has in hand for it is dropped"
+            } else {
+                "the clones it left are taken over"
+            };
+            self.notes.push(format!("ClusterPolicy {name} is gone already; {left}"));
             return;
         };
         self.synchronized = policy.rules.iter().any(|rule| rule.synchronize);

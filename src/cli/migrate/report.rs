@@ -19,7 +19,9 @@ pub(super) fn report(name: &PolicyName, plan: &Plan) -> String {
         return parts.concat();
     }
     if plan.steps.is_empty() {
-        return format!("There is no ClusterPolicy {name}, and no Secret that it left: there is nothing to do.\n");
+        return format!(
+            "There is no ClusterPolicy {name}, no Secret that it left, and nothing that Kyverno has in hand for it: there is nothing to do.\n"
+        );
     }
     parts.push("Plan:\n".to_owned());
     for (index, step) in plan.steps.iter().enumerate() {
