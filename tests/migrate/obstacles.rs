@@ -7,7 +7,11 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use test_support::{Cluster, cluster::SECRET};
+use test_support::{
+    Cluster,
+    cluster::{SECRET, free_port},
+    wait,
+};
 use tokio::process::Command;
 
 use super::{
@@ -23,6 +27,7 @@ async fn what_is_in_the_way_is_named_beforehand_and_no_more_than_it_must_be() {
     rights_that_are_missing_are_done_without(&cluster).await;
     flux_is_asked_in_the_version_that_it_serves(&cluster).await;
     a_generating_policy_keeps_its_clones(&cluster).await;
+    kyverno_that_is_down_is_no_error_without_a_plan(&cluster).await;
     a_clone_of_no_policy_is_taken_over(&cluster).await;
     a_clone_that_is_itself_a_source_is_left(&cluster).await;
     namespaces_that_go_hold_up_nothing(&cluster).await;
@@ -177,4 +182,33 @@ async fn a_generating_policy_keeps_its_clones(cluster: &Cluster) {
     let output = migrate(cluster, &["--yes"]).await;
     assert!(output.status.success(), "{}", said(&output));
     is_ours(&cluster.clone_with("generating", SECRET, &TOKENS).await, &former);
+}
+
+/// Its webhook for policies has failurePolicy Fail: while nobody answers there, the policy cannot be changed.
+async fn kyverno_that_is_down_is_no_error_without_a_plan(cluster: &Cluster) {
+    policy_of(cluster, "down").await;
+    let webhook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "kyverno-policy-validating-webhook-cfg"},
+        "webhooks": [{
+            "name": "validate-policy.kyverno.svc", "admissionReviewVersions": ["v1"], "sideEffects": "NoneOnDryRun",
+            "failurePolicy": "Fail", "clientConfig": {"url": format!("https://127.0.0.1:{}/policyvalidate", free_port())},
+            "rules": [{"apiGroups": ["kyverno.io"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
+                "resources": ["clusterpolicies"]}],
+        }],
+    });
+    cluster.apply(&[webhook], &[]).await;
+    let file = cluster.plane.dir().join("while-down.yaml");
+    let flags = ["--dry-run", "--output-config", file.to_str().unwrap()];
+    // The API server hears of the webhook after a moment.
+    let output = wait::until("the webhook is asked", || async {
+        Some(migrate(cluster, &flags).await).filter(|output| !output.status.success())
+    })
+    .await;
+    refused(&output, &["Configuration that does what", "an admission webhook does not answer", "is it Kyverno?"]);
+    assert!(file.exists());
+    let delete = ["delete", "validatingwebhookconfiguration", "kyverno-policy-validating-webhook-cfg"];
+    cluster.plane.kubectl(&delete).await.unwrap();
+    wait::until("it comes to its end", || async { migrate(cluster, &["--yes"]).await.status.success().then_some(()) })
+        .await;
 }

@@ -13,37 +13,78 @@ use crate::{
     names::{LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 
-impl Steps {
-    /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
-    /// Returns what is in the way, and what a person should know.
-    pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
-        let (mut refusals, mut notes, mut odd) = (Vec::new(), Vec::new(), Vec::new());
-        let mut tried = |result: Result<(), Problem>| match result {
+/// What came to light.
+#[derive(Default)]
+struct Proof {
+    /// What is in the way: a write that would not get through, and something that is not as it should be.
+    refusals: Vec<String>,
+    odd: Vec<String>,
+    /// What a person should know.
+    notes: Vec<String>,
+    /// Whether nobody answers for a write, so that asking further is of no use.
+    unanswered: bool,
+}
+
+impl Proof {
+    /// What a write that was tried says.
+    fn tried(&mut self, result: Result<(), Problem>) -> Result<(), Problem> {
+        match result {
             Ok(()) => Ok(()),
             // It changed since it was read; that is no refusal.
             Err(problem) if problem.reason == Reason::Conflict => Ok(()),
             Err(problem) if matches!(problem.reason, Reason::Forbidden | Reason::Denied | Reason::Invalid) => {
-                refusals.push(format!(
+                self.refusals.push(format!(
                     "{problem} (asked as a dry run); get that right, or have whoever denies it step aside for as long as \
                      this takes (Kyverno's flag protectManagedResources is one)"
                 ));
                 Ok(())
             }
-            Err(problem) => Err(problem),
-        };
+            Err(problem) => Err(self.seen(problem)),
+        }
+    }
+
+    /// Kyverno that is down holds up every write that its webhooks are asked about.
+    fn seen(&mut self, problem: Problem) -> Problem {
+        let of_webhook = problem.reason == Reason::ServerError && problem.message.contains("webhook");
+        if of_webhook || problem.reason == Reason::Timeout {
+            self.refusals.push(format!(
+                "{problem} (asked as a dry run): an admission webhook does not answer; bring up what it belongs to (is it \
+                 Kyverno?), or take its webhook configurations out"
+            ));
+            self.unanswered = true;
+        }
+        problem
+    }
+}
+
+impl Steps {
+    /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
+    /// Returns what is in the way, and what a person should know.
+    pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
+        let mut proof = Proof::default();
+        match self.ask(&mut proof).await {
+            // One is enough: each further one would wait as long.
+            Err(_) if proof.unanswered => {}
+            result => result?,
+        }
+        proof.refusals.extend(proof.odd);
+        Ok((proof.refusals, proof.notes))
+    }
+
+    async fn ask(&self, proof: &mut Proof) -> Result<(), Problem> {
         let path = policy_path(&self.name);
         if let Some(policy) = self.caller.get(&path, View::Whole).await? {
             if let Some(patch) = orphaned(&policy) {
-                tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
+                proof.tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
             }
             // Not by dry run: a mistake there would cost the clones.
             if !self.caller.may_delete("clusterpolicies", self.name.as_str()).await? {
-                odd.push(format!("you may not delete ClusterPolicy {}; get that right first", self.name));
+                proof.odd.push(format!("you may not delete ClusterPolicy {}; get that right first", self.name));
             }
         }
         for request in self.update_requests().await? {
             let path = request_path(&request);
-            tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
+            proof.tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
         }
         let of_kyverno = format!("{LABEL_MANAGED_BY}={KYVERNO}");
         let of_kyverno = self.caller.list("/api/v1/secrets", View::Metadata, &of_kyverno).await?;
@@ -51,7 +92,7 @@ impl Steps {
         for target in &self.targets {
             let what = format!("Secret {} in namespace {}", target.spec.secret, target.namespace);
             let Some(there) = self.caller.get(&secret_path(target), View::Metadata).await? else {
-                odd.push(format!("{what} is not there, although the program runs; its log says why"));
+                proof.odd.push(format!("{what} is not there, although the program runs; its log says why"));
                 continue;
             };
             let metadata = there.get("metadata").unwrap_or(&Value::Null);
@@ -59,11 +100,13 @@ impl Steps {
                 let other = label(metadata, LABEL_KYVERNO_POLICY);
                 // Without a name it is no policy's any more: Kyverno takes the name off when a rule names another clone.
                 if !other.is_empty() && !self.is_of_policy(metadata) {
-                    odd.push(format!("{what} is a clone of policy {other:?}; move that one first: --policy {other}"));
+                    proof
+                        .odd
+                        .push(format!("{what} is a clone of policy {other:?}; move that one first: --policy {other}"));
                 }
-                tried(self.caller.patch(&secret_path(target), PatchKind::Merge, &patch, Effect::DryRun).await)?;
+                proof.tried(self.caller.patch(&secret_path(target), PatchKind::Merge, &patch, Effect::DryRun).await)?;
                 if let Some(clone) = of_kyverno.iter().find(|clone| is_clone_of(clone, metadata)) {
-                    odd.push(format!(
+                    proof.odd.push(format!(
                         "{what} is itself what policy {:?} clones Secret {} in namespace {} from, which would end with \
                          Kyverno's labels; have that policy clone from {}",
                         label(clone, LABEL_KYVERNO_POLICY),
@@ -74,25 +117,26 @@ impl Steps {
                 }
                 let also: Vec<_> = also_removed(metadata).into_iter().collect();
                 if !also.is_empty() {
-                    notes.push(format!("{what} loses what Kyverno copied from the source: {}", also.join(", ")));
+                    proof.notes.push(format!("{what} loses what Kyverno copied from the source: {}", also.join(", ")));
                 }
             }
             if metadata.get("finalizers").is_some_and(|all| all.as_array().is_some_and(|all| !all.is_empty())) {
-                notes.push(format!("{what} has finalizers, which Kyverno may have copied; they stay"));
+                proof.notes.push(format!("{what} has finalizers, which Kyverno may have copied; they stay"));
             }
             match self.content(target).await? {
-                (None, _) => odd.push(format!(
+                (None, _) => proof.odd.push(format!(
                     "the source {} is missing, so nobody can say whether the clones are right; bring it back",
                     target.spec.source()
                 )),
                 (Some(source), Some(clone)) if !clone.has_content_of(&source) => {
-                    odd.push(format!("{what} differs from its source, although the program runs; its log says why"));
+                    proof
+                        .odd
+                        .push(format!("{what} differs from its source, although the program runs; its log says why"));
                 }
                 _ => {}
             }
         }
-        refusals.extend(odd);
-        Ok((refusals, notes))
+        Ok(())
     }
 }
 
@@ -110,6 +154,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_webhook_that_does_not_answer_is_a_refusal_and_other_failures_are_errors() {
+        let problem = |reason, message: &str| {
+            let mut problem = Problem::timeout("patch x", std::time::Duration::from_secs(15));
+            (problem.reason, problem.message) = (reason, message.to_owned());
+            problem
+        };
+        let failed = "Internal error occurred: failed calling webhook \"x\": connection refused";
+        for (problem, unanswered) in [
+            (problem(Reason::ServerError, failed), true),
+            (problem(Reason::Timeout, "no answer within 15 s"), true),
+            (problem(Reason::ServerError, "etcdserver: no leader"), false),
+            (problem(Reason::Unreachable, "connection refused"), false),
+        ] {
+            let mut proof = Proof::default();
+            proof.tried(Err(problem.clone())).unwrap_err();
+            assert_eq!((proof.unanswered, proof.refusals.len()), (unanswered, usize::from(unanswered)), "{problem}");
+        }
+    }
 
     #[test]
     fn what_kyverno_cloned_names_its_source() {
