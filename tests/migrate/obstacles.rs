@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Output};
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
@@ -15,9 +16,9 @@ use test_support::{
 use tokio::process::Command;
 
 use super::{
-    BINARY, CONFIG, TOKENS, caller, cluster, is_ours,
+    APP, BINARY, CONFIG, TOKENS, caller, cluster, is_ours,
     kyverno::{POLICY, Shape, by_labels, create_policy, kind, policies},
-    kyvernos_namespace, migrate, prepare, said,
+    kyvernos_namespace, migrate, prepare, said, set_available,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,6 +27,7 @@ async fn what_is_in_the_way_is_named_beforehand_and_no_more_than_it_must_be() {
     let _tool = cluster.tool(BINARY).await.config(CONFIG).start().await;
     rights_that_are_missing_are_done_without(&cluster).await;
     flux_is_asked_in_the_version_that_it_serves(&cluster).await;
+    a_program_that_may_not_write_takes_nothing_over(&cluster).await;
     a_generating_policy_keeps_its_clones(&cluster).await;
     kyverno_that_is_down_is_no_error_without_a_plan(&cluster).await;
     a_clone_of_no_policy_is_taken_over(&cluster).await;
@@ -86,7 +88,7 @@ async fn rights_that_are_missing_are_done_without(cluster: &Cluster) {
     refused(&output, &["HelmRelease default/gitlab-runner", "is not known: you may not get it", "--force-managed"]);
     let output = migrate_as(&kubeconfig, &["--yes", "--force-managed"]).await;
     assert!(output.status.success(), "{}", said(&output));
-    has(&output, &["which may bring it back", "whether there is a GeneratingPolicy"]);
+    has(&output, &["which may bring it back", "whether there is a GeneratingPolicy", "may not impersonate"]);
 }
 
 /// The Kustomization of the fixture is served in a version before the latest.
@@ -211,4 +213,46 @@ async fn kyverno_that_is_down_is_no_error_without_a_plan(cluster: &Cluster) {
     cluster.plane.kubectl(&delete).await.unwrap();
     wait::until("it comes to its end", || async { migrate(cluster, &["--yes"]).await.status.success().then_some(()) })
         .await;
+}
+
+/// Its configuration is newer than its rights and its guard. It says that all is well, for Kyverno keeps the clone right.
+async fn a_program_that_may_not_write_takes_nothing_over(cluster: &Cluster) {
+    let former = kyvernos_namespace(cluster, "beyond", &[("wider", "yes")], Shape::Put).await;
+    let created = create_policy(&cluster.admin, |policy| by_labels(policy, &json!({"wider": "yes"}))).await;
+    let file = cluster.plane.dir().join("wider.yaml");
+    std::fs::write(&file, "runnerNamespaces: {names: [gitlab-runner], selectors: [{matchLabels: {wider: 'yes'}}]}")
+        .unwrap();
+    let flags = ["--yes", "--config", file.to_str().unwrap()];
+    let secret = format!("the program may not write Secret {SECRET} in namespace beyond");
+    let guard = [secret.as_str(), "beyond is no runner namespace", "manifests --config"];
+    refused(&migrate(cluster, &flags).await, &guard);
+
+    let deployments: Api<Deployment> = Api::namespaced(cluster.admin.clone(), APP);
+    let account = async |name: &str| {
+        let patch = Patch::Merge(json!({"spec": {"template": {"spec": {"serviceAccountName": name}}}}));
+        deployments.patch(APP, &PatchParams::default(), &patch).await.unwrap();
+        set_available(cluster, 1).await;
+    };
+    // The groups that a kubeconfig acts with would come along, and with these everything is allowed.
+    let mut kubeconfig: Value =
+        serde_json::from_str(&std::fs::read_to_string(cluster.plane.admin_kubeconfig()).unwrap()).unwrap();
+    kubeconfig["users"][0]["user"]["as"] = json!("somebody");
+    kubeconfig["users"][0]["user"]["as-groups"] = json!(["system:masters"]);
+    let somebody = cluster.plane.dir().join("somebody.kubeconfig");
+    std::fs::write(&somebody, kubeconfig.to_string()).unwrap();
+    let output = migrate_as(&somebody, &["--dry-run", "--config", file.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    has(&output, &["the program was not asked whether it may write", "gives it groups"]);
+
+    // No right at all.
+    account("default").await;
+    let rights =
+        [secret.as_str(), "serviceaccount:gitlab-runner-webhook:default", "cannot patch", "manifests --config"];
+    refused(&migrate(cluster, &flags).await, &rights);
+    account(APP).await;
+
+    assert_eq!(cluster.secret("beyond", SECRET).await.unwrap().metadata, former.metadata);
+    assert_eq!(policies(&cluster.admin).get(POLICY).await.unwrap().metadata, created.metadata);
+    policies(&cluster.admin).delete(POLICY, &DeleteParams::default()).await.unwrap();
+    cluster.delete_secret("beyond", SECRET).await;
 }

@@ -48,15 +48,32 @@ pub(super) enum PatchKind {
     Merge,
 }
 
-/// Requests in the caller's name.
+/// An object that somebody may have a right to; without a namespace, a cluster's own.
+pub(super) struct Named<'a> {
+    pub(super) group: &'a str,
+    pub(super) resource: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+}
+
+/// Requests in the caller's name, or by the caller in somebody else's.
 #[derive(Clone)]
 pub(super) struct Caller {
     client: Client,
+    instead: Option<String>,
 }
 
 impl Caller {
     pub(super) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, instead: None }
+    }
+
+    /// The same in the name of this user, for which the caller needs the right to impersonate it.
+    ///
+    /// A `ServiceAccount` has its groups by itself
+    /// (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation>).
+    pub(super) fn instead_of(&self, user: &str) -> Self {
+        Self { client: self.client.clone(), instead: Some(user.to_owned()) }
     }
 
     /// An object, if it is there and its kind is known.
@@ -131,20 +148,33 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may delete this object of Kyverno's.
-    pub(super) async fn may_delete(&self, resource: &str, name: &str) -> Result<bool, Problem> {
-        let attributes = json!({
-            "group": "kyverno.io", "resource": resource, "name": name, "verb": "delete",
-        });
+    /// Whether this one may do something, by the API server's own review of its rights.
+    pub(super) async fn may(&self, verb: &str, of: &Named<'_>) -> Result<bool, Problem> {
+        let Named { group, resource, namespace, name } = of;
+        let attributes =
+            json!({"verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name});
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         });
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let tried = format!("ask whether {resource}/{name} may be deleted");
+        let tried = format!("ask for the right to {verb} {resource}/{name}");
         let body = Some(("application/json", &review));
         let answer = self.send(Method::POST, path, &tried, accept(View::Whole, ""), body).await?;
         Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or_default())
+    }
+
+    /// As whom the API server takes this one: `username` and `groups`.
+    pub(super) async fn who(&self) -> Result<Value, Problem> {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let tried = match &self.instead {
+            Some(user) => format!("act for {user}"),
+            None => "ask who this is".to_owned(),
+        };
+        let answer =
+            self.send(Method::POST, path, &tried, accept(View::Whole, ""), Some(("application/json", &review))).await?;
+        Ok(answer.pointer("/status/userInfo").cloned().unwrap_or_default())
     }
 
     async fn send(
@@ -156,6 +186,9 @@ impl Caller {
         body: Option<(&str, &Value)>,
     ) -> Result<Value, Problem> {
         let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
+        if let Some(user) = &self.instead {
+            request = request.header("Impersonate-User", user);
+        }
         let mut bytes = Vec::new();
         if let Some((content, body)) = body {
             request = request.header(CONTENT_TYPE, content);

@@ -37,7 +37,7 @@ pub use self::{
     steps::StepError,
 };
 use crate::{
-    cli::Connection,
+    cli::{Connection, installed::Installed},
     cluster::Requests,
     config::{NamespaceName, PolicyName},
     names,
@@ -109,7 +109,8 @@ impl Migration {
     /// The caller's: `get` of the policy, the program's Deployment and `ConfigMap`, the sources and the clones, `list` of
     /// Namespaces, Secrets (metadata) and `UpdateRequests`; and for the dry run what the steps need, `patch` of policy
     /// and clones, `delete` of policy and `UpdateRequests`. Better with `get` of the `HelmRelease` or `Kustomization` that
-    /// keeps the policy, without which it counts as one that acts, and of the `GeneratingPolicy` of the same name.
+    /// keeps the policy, without which it counts as one that acts, and of the `GeneratingPolicy` of the same name; and with
+    /// `impersonate` of the program's `ServiceAccount`, by which the program is asked whether it may write.
     ///
     /// # Errors
     /// A request that failed.
@@ -120,6 +121,7 @@ impl Migration {
         let mut steps = Steps {
             caller: caller.clone(),
             requests: Requests::new(client),
+            program: None,
             name: options.policy.clone(),
             uid,
             targets: Vec::new(),
@@ -128,6 +130,8 @@ impl Migration {
         let found = gather::gather(&caller, &steps, policy, &options.namespace, options.config.as_deref()).await?;
         let mut plan = Plan::new(&options.policy, &found, options.force_managed);
         steps.targets.clone_from(&plan.targets);
+        let account = found.deployment.as_ref().and_then(Installed::of).map(|installed| installed.service_account);
+        steps.program = account.map(|account| format!("system:serviceaccount:{}:{account}", options.namespace));
         if plan.refusals.is_empty() && !plan.steps.is_empty() {
             let (refusals, notes) = steps.prove().await?;
             plan.refusals.extend(refusals);

@@ -1,16 +1,17 @@
 //! Whether it could be carried out, asked before anything is changed.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    api::{Effect, PatchKind, View},
+    api::{Caller, Effect, Named, PatchKind, View},
     json::{label, text},
+    plan::Target,
     release::{KYVERNO, also_removed, release},
     steps::{Steps, orphaned, policy_path, request_path, secret_path},
 };
 use crate::{
     cluster::{Problem, Reason},
-    names::{LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
+    names::{ANNOTATION_SOURCE, APP, LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 
 /// What came to light.
@@ -78,7 +79,9 @@ impl Steps {
                 proof.tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
             }
             // Not by dry run: a mistake there would cost the clones.
-            if !self.caller.may_delete("clusterpolicies", self.name.as_str()).await? {
+            let named =
+                Named { group: "kyverno.io", resource: "clusterpolicies", namespace: "", name: self.name.as_str() };
+            if !self.caller.may("delete", &named).await? {
                 proof.odd.push(format!("you may not delete ClusterPolicy {}; get that right first", self.name));
             }
         }
@@ -86,6 +89,7 @@ impl Steps {
             let path = request_path(&request);
             proof.tried(self.caller.delete(&path, text(&request, "/metadata/uid"), None, Effect::DryRun).await)?;
         }
+        let program = self.program(proof).await?;
         let of_kyverno = format!("{LABEL_MANAGED_BY}={KYVERNO}");
         let of_kyverno = self.caller.list("/api/v1/secrets", View::Metadata, &of_kyverno).await?;
         let of_kyverno: Vec<_> = of_kyverno.iter().filter_map(|secret| secret.get("metadata")).collect();
@@ -135,9 +139,69 @@ impl Steps {
                 }
                 _ => {}
             }
+            if let Some(program) = &program {
+                ask_program(program, target, proof).await?;
+            }
         }
         Ok(())
     }
+
+    /// What asks in the program's name, if the caller may do that.
+    async fn program(&self, proof: &mut Proof) -> Result<Option<Caller>, Problem> {
+        let Some(user) = &self.program else { return Ok(None) };
+        let program = self.caller.instead_of(user);
+        match program.who().await {
+            Ok(who) if is_service_account(&who, user) => return Ok(Some(program)),
+            // A kubeconfig with `as-groups` adds these, and with them rights that the program does not have.
+            Ok(_) => {}
+            Err(problem) if matches!(problem.reason, Reason::Forbidden | Reason::Denied) => {}
+            Err(problem) => return Err(problem),
+        }
+        proof.notes.push(format!(
+            "the program was not asked whether it may write the clones, for you may not impersonate {user}, or \
+             your kubeconfig gives it groups: run `gitlab-runner-webhook check` first"
+        ));
+        Ok(None)
+    }
+}
+
+/// Asks whether the program may write this clone, in its name. While Kyverno keeps the clone right, the program writes
+/// nothing, so that nothing else shows whether rights and guard follow from its configuration.
+async fn ask_program(program: &Caller, target: &Target, proof: &mut Proof) -> Result<(), Problem> {
+    const OUT: &str =
+        "write its manifests anew (`gitlab-runner-webhook manifests --config`), apply them, and try again";
+    let secret = target.spec.secret.as_str();
+    let what = format!("Secret {secret} in namespace {}", target.namespace);
+    let marks = json!({"metadata": {
+        "labels": {LABEL_MANAGED_BY: APP}, "annotations": {ANNOTATION_SOURCE: target.spec.source()},
+    }});
+    match program.patch(&secret_path(target), PatchKind::Merge, &marks, Effect::DryRun).await {
+        Ok(()) => {}
+        // What became of it is said anyway.
+        Err(problem) if matches!(problem.reason, Reason::Conflict | Reason::NotFound) => {}
+        Err(problem) if matches!(problem.reason, Reason::Forbidden | Reason::Denied | Reason::Invalid) => {
+            proof.refusals.push(format!("the program may not write {what}: {problem} (asked as a dry run); {OUT}"));
+            return Ok(());
+        }
+        Err(problem) => return Err(proof.seen(problem)),
+    }
+    // The verb that it writes an existing clone by. A dry run of that would take the content along.
+    let named = Named { group: "", resource: "secrets", namespace: target.namespace.as_str(), name: secret };
+    if !program.may("update", &named).await? {
+        proof.refusals.push(format!("the program may not write {what}: it has no right to update it; {OUT}"));
+    }
+    Ok(())
+}
+
+/// Whether it is this `ServiceAccount`, with the groups that it has by itself and no others.
+fn is_service_account(who: &Value, user: &str) -> bool {
+    // `system:serviceaccounts` and `system:serviceaccounts:NAMESPACE`.
+    let ours = |group: &str| {
+        group == "system:authenticated"
+            || user.starts_with(&format!("{}:", group.replacen("serviceaccounts", "serviceaccount", 1)))
+    };
+    let groups = who.get("groups").and_then(Value::as_array);
+    text(who, "/username") == user && groups.into_iter().flatten().all(|group| group.as_str().is_some_and(ours))
 }
 
 /// Whether Kyverno made the first of these, by its labels, from the second. Up to 1.10 it named it, later its uid.
@@ -151,8 +215,6 @@ fn is_clone_of(clone: &Value, source: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -173,6 +235,17 @@ mod tests {
             proof.tried(Err(problem.clone())).unwrap_err();
             assert_eq!((proof.unanswered, proof.refusals.len()), (unanswered, usize::from(unanswered)), "{problem}");
         }
+    }
+
+    #[test]
+    fn groups_that_the_program_does_not_have_would_prove_nothing() {
+        let user = "system:serviceaccount:ns:program";
+        let own = ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"];
+        assert!(is_service_account(&json!({"username": user, "groups": own}), user));
+        for groups in [json!(["system:masters"]), json!(["system:authenticated", "system:serviceaccounts:other"])] {
+            assert!(!is_service_account(&json!({"username": user, "groups": groups}), user), "{groups}");
+        }
+        assert!(!is_service_account(&json!({"username": "somebody", "groups": own}), user));
     }
 
     #[test]

@@ -65,6 +65,8 @@ impl From<Problem> for StepError {
 pub(super) struct Steps {
     pub(super) caller: Caller,
     pub(super) requests: Requests,
+    /// The program, as RBAC names it; without one it is not installed.
+    pub(super) program: Option<String>,
     pub(super) name: PolicyName,
     /// The policy of the plan; without one there was none.
     pub(super) uid: Option<String>,
