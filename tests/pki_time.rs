@@ -133,7 +133,7 @@ async fn cas_and_leaves_are_renewed_under_load_and_no_pod_is_refused() {
     assert!(created > 200, "{created}");
 }
 
-/// Takes 15 min.
+/// Takes 17 min.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "soak: fifteen minutes"]
 async fn soak_leaves_of_60_s_and_cas_of_5_min_under_load_for_15_minutes() {
