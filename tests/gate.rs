@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use test_support::{
     Cluster, Setup, Tool,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, has_data},
-    control_plane::ControlPlane,
+    control_plane::{AuditEvent, ControlPlane},
     wait,
 };
 
@@ -147,6 +147,18 @@ async fn every_way_to_use_a_clone_waits_for_it_and_nothing_else_does() {
         assert!(answer.code == 201 && !of_gate, "{name}: {} {:?} {}", answer.code, answer.warnings, answer.body);
     }
     assert!(!tool.log_text().contains("the-token"));
+
+    // One id joins the round that made the clone, the review that was let in for it, and the API server's audit log.
+    let source = cluster.secret(SOURCE_NAMESPACE, SECRET).await.unwrap().resource_version().unwrap();
+    let written = tool.logged("the clone", |line| line["message"] == "written" && line["object"] == SECRET).await;
+    assert_eq!(written["source_version"], source.as_str());
+    let reviewed = |line: &Value| line["message"] == "answered" && line["span"]["source_version"] == source.as_str();
+    let review = tool.logged("the review", reviewed).await;
+    assert_eq!(review["span"]["reason"], "current");
+    let annotation = "gate.pods.gitlab-runner-webhook/source-version";
+    let audited = |event: &AuditEvent| event.annotations.get(annotation) == Some(&source);
+    let event = cluster.plane.audit_event(audited).await.unwrap();
+    assert_eq!((event.resource.as_str(), event.code), ("pods", 201));
 }
 
 #[tokio::test(flavor = "multi_thread")]

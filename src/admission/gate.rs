@@ -6,7 +6,6 @@
 //! kubelet that waits for a Secret does better than a `ReplicaSet` in back-off.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +28,9 @@ use crate::{
     sync::same_content,
 };
 
+/// Audit annotation, and field of the log: the `resourceVersion` of the source that a clone was compared with.
+pub(super) const AUDIT_SOURCE_VERSION: &str = "source-version";
+
 /// How long one request waits for its clone; one takes some 10 ms.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Between two looks at what the watches know.
@@ -42,7 +44,7 @@ pub(crate) struct Gate {
     config: Arc<Config>,
     snapshot: SharedSnapshot,
     requests: Requests,
-    flights: Arc<Flights<(SecretName, NamespaceName), State>>,
+    flights: Arc<Flights<(SecretName, NamespaceName), Look>>,
     waits: Histogram,
 }
 
@@ -55,6 +57,20 @@ enum State {
     SourceMissing,
     /// The API server did not say.
     Unknown,
+}
+
+/// What one look showed.
+#[derive(Clone, Debug)]
+struct Look {
+    state: State,
+    /// `resourceVersion` of the source, where it was read: the sync that this pod waits for writes the same version.
+    source_version: Option<String>,
+}
+
+impl From<State> for Look {
+    fn from(state: State) -> Self {
+        Self { state, source_version: None }
+    }
 }
 
 impl State {
@@ -102,14 +118,17 @@ impl Gate {
         if clones.is_empty() {
             return allow("no-reference");
         }
-        let states = join_all(clones.iter().map(|spec| async {
+        let looks = join_all(clones.iter().map(|spec| async {
             if request.dry_run {
-                return remembered(&self.snapshot.load(), spec, &namespace);
+                return remembered(&self.snapshot.load(), spec, &namespace).into();
             }
-            timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(State::Unknown)
+            timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(State::Unknown.into())
         }));
         let mut decision = allow("current");
-        for (spec, state) in clones.iter().zip(states.await) {
+        decision.audit.insert("pod", kind.as_str().to_owned());
+        for (spec, Look { state, source_version }) in clones.iter().zip(looks.await) {
+            // Of several, that of the one that decides.
+            decision.audit.extend(source_version.map(|version| (AUDIT_SOURCE_VERSION, version)));
             if state == State::Current {
                 continue;
             }
@@ -125,30 +144,29 @@ impl Gate {
                 }
             }
         }
-        decision.audit = BTreeMap::from([("pod", kind.as_str().to_owned())]);
         decision
     }
 
     /// Asks until the clone is current, or patience is at its end, or there is nothing to wait for.
-    async fn wait_for(&self, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+    async fn wait_for(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let started = Instant::now();
-        let mut state = self.look(spec, namespace).await;
-        if state == State::Current {
-            return state;
+        let mut look = self.look(spec, namespace).await;
+        if look.state == State::Current {
+            return look;
         }
-        while state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
+        while look.state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
             sleep(PAUSE).await;
             // What the watches know says when another look is worth it.
             if remembered(&self.snapshot.load(), spec, namespace) == State::Current {
-                state = self.look(spec, namespace).await;
+                look = self.look(spec, namespace).await;
             }
         }
         self.waits.observe(started.elapsed().as_secs_f64());
-        state
+        look
     }
 
     /// One quorum read of both, shared by all who ask before it begins.
-    async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+    async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let key = (spec.secret.clone(), namespace.clone());
         let looking = self.flights.join(&key, || async {
             let name = spec.secret.as_str();
@@ -158,13 +176,14 @@ impl Gate {
                 let source: Option<Secret> = self.requests.get(&spec.from, name).await?;
                 Ok::<_, Problem>((source, clone))
             };
-            match timeout(READ_DEADLINE, read).await {
-                Ok(Ok((None, _))) => State::SourceMissing,
-                Ok(Ok((Some(_), None))) => State::CloneMissing,
-                Ok(Ok((Some(source), Some(clone)))) if same_content(&source, &clone) => State::Current,
-                Ok(Ok(_)) => State::Stale,
-                Ok(Err(_)) | Err(_) => State::Unknown,
-            }
+            let Ok(Ok((source, clone))) = timeout(READ_DEADLINE, read).await else { return State::Unknown.into() };
+            let Some(source) = source else { return State::SourceMissing.into() };
+            let state = match clone {
+                None => State::CloneMissing,
+                Some(clone) if same_content(&source, &clone) => State::Current,
+                Some(_) => State::Stale,
+            };
+            Look { state, source_version: source.metadata.resource_version }
         });
         looking.await
     }

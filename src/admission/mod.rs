@@ -30,7 +30,7 @@ pub(crate) use kind::{Kind, LABEL_JOB, runs_entrypoint};
 pub(crate) use pod::{at, items, shows};
 
 use self::{
-    gate::Gate,
+    gate::{AUDIT_SOURCE_VERSION, Gate},
     inject::inject,
     review::{Decision, Request, Verdict},
 };
@@ -116,6 +116,7 @@ impl Admission {
             decision = Empty,
             reason = Empty,
             latency_seconds = Empty,
+            source_version = Empty,
         );
 
         let mut outcome = ("error", "");
@@ -126,6 +127,9 @@ impl Admission {
                 span.record("name", request.display_name());
                 let decision = self.decide(webhook, &request, deadline).await;
                 outcome = (decision.word(), decision.reason);
+                if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
+                    span.record("source_version", version);
+                }
                 decision.write(&request.uid)
             }
         };
