@@ -25,6 +25,17 @@ pub struct Key {
     pub key: String,
 }
 
+/// Where the configuration that it runs with is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// It is given none.
+    Defaults,
+    /// A key of a ConfigMap.
+    ConfigMap(Key),
+    /// A file that comes from no ConfigMap.
+    File(String),
+}
+
 impl Installed {
     /// Reads a Deployment.
     pub fn of(deployment: &Value) -> Option<Self> {
@@ -62,9 +73,15 @@ impl Installed {
         given.or_else(|| at(env()?, &["value"]).as_str().map(str::to_owned))
     }
 
-    /// The ConfigMap behind a file of the container.
-    pub fn config_map_of(&self, path: &str) -> Option<Key> {
-        self.behind(path, "configMap", "name")
+    /// Where the configuration is from.
+    pub fn config_source(&self) -> ConfigSource {
+        match self.setting("config") {
+            None => ConfigSource::Defaults,
+            Some(path) => match self.behind(&path, "configMap", "name") {
+                Some(key) => ConfigSource::ConfigMap(key),
+                None => ConfigSource::File(path),
+            },
+        }
     }
 
     /// The Secret behind a file of the container.
@@ -108,12 +125,18 @@ mod tests {
     fn the_shipped_deployment() {
         let installed = Installed::of(&shipped()).unwrap();
         assert_eq!(installed.service_account, "gitlab-runner-webhook");
-        let path = installed.setting("config").unwrap();
-        let expected = Key { object: "gitlab-runner-webhook-config".to_owned(), key: "config.yaml".to_owned() };
-        assert_eq!(installed.config_map_of(&path), Some(expected));
+        let key = Key { object: "gitlab-runner-webhook-config".to_owned(), key: "config.yaml".to_owned() };
+        assert_eq!(installed.config_source(), ConfigSource::ConfigMap(key));
         assert_eq!(installed.setting("tls"), None);
-        assert_eq!(installed.config_map_of("/elsewhere/config.yaml"), None);
-        assert_eq!(installed.config_map_of("/etc/gitlab-runner-webhook/other.yaml"), None);
+        for path in ["/elsewhere/config.yaml", "/etc/gitlab-runner-webhook/other.yaml"] {
+            let mut deployment = shipped();
+            deployment["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["--config", path]);
+            assert_eq!(Installed::of(&deployment).unwrap().config_source(), ConfigSource::File(path.to_owned()));
+        }
+        let mut deployment = shipped();
+        let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
+        (container["args"], container["env"]) = (json!([]), json!([]));
+        assert_eq!(Installed::of(&deployment).unwrap().config_source(), ConfigSource::Defaults);
     }
 
     #[test]

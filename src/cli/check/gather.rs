@@ -32,7 +32,7 @@ use super::{
 use crate::{
     admission::LABEL_JOB,
     agreement::Program,
-    cli::installed::Installed,
+    cli::installed::{ConfigSource, Installed},
     config::{Config, NamespaceName, TlsMode},
     names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
@@ -129,10 +129,13 @@ async fn config(
         }
         return Ok(defaults("as there is no Deployment"));
     };
-    let Some(path) = installed.setting("config") else { return Ok(defaults("as the Deployment names no file")) };
-    let Some(key) = installed.config_map_of(&path) else {
-        let why = Unseen(format!("the Deployment reads {path}, which is from no ConfigMap; give it with --config"));
-        return Ok((path, Err(Refused::Unseen(why))));
+    let key = match installed.config_source() {
+        ConfigSource::Defaults => return Ok(defaults("as the Deployment names no file")),
+        ConfigSource::ConfigMap(key) => key,
+        ConfigSource::File(path) => {
+            let why = Unseen(format!("the Deployment reads {path}, which is from no ConfigMap; give it with --config"));
+            return Ok((path, Err(Refused::Unseen(why))));
+        }
     };
     let namespace = program.namespace.as_str();
     let origin = format!("ConfigMap {namespace}/{}", key.object);

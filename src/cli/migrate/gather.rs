@@ -12,7 +12,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
-    cli::installed::{Installed, Key},
+    cli::installed::{ConfigSource, Installed, Key},
     cluster::{Problem, Reason},
     config::{Config, NamespaceName, PolicyName},
     names::{APP, LABEL_KYVERNO_POLICY, LABEL_PREFIX_KYVERNO},
@@ -98,9 +98,12 @@ async fn running_config(
 ) -> Result<Result<Config, String>, Problem> {
     const OUT: &str = "name the file that it runs with: --config FILE";
     let Some(installed) = Installed::of(deployment) else { return Ok(Ok(Config::default())) };
-    let Some(file) = installed.setting("config") else { return Ok(Ok(Config::default())) };
-    let Some(Key { object: map, key }) = installed.config_map_of(&file) else {
-        return Ok(Err(format!("the configuration {file} of Deployment {APP} comes from no ConfigMap; {OUT}")));
+    let Key { object: map, key } = match installed.config_source() {
+        ConfigSource::Defaults => return Ok(Ok(Config::default())),
+        ConfigSource::ConfigMap(key) => key,
+        ConfigSource::File(file) => {
+            return Ok(Err(format!("the configuration {file} of Deployment {APP} comes from no ConfigMap; {OUT}")));
+        }
     };
     let there = caller.get(&format!("/api/v1/namespaces/{namespace}/configmaps/{map}"), View::Whole).await?;
     let yaml = there.as_ref().and_then(|there| there.get("data")?.get(&key)?.as_str());
