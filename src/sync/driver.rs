@@ -361,7 +361,7 @@ impl Driver {
                 self.queue.fail(target, problem.retry_after, now);
                 // The watch is about to bring the newer version; the next look settles it.
                 if problem.reason == Reason::Conflict {
-                    self.queue.jump();
+                    self.queue.meet(target);
                 } else {
                     self.set_state(target, problem.reason.as_str(), &problem.to_string());
                 }
@@ -376,9 +376,10 @@ impl Driver {
 
     fn rest(&mut self, target: &Target, rest: &Rest) {
         // What has been done already in the middle of a fan-out was done by another replica.
-        if self.queue.rest(target) == Some(Order::Last) && self.writes > 0 {
-            self.queue.jump();
+        if self.writes > 0 {
+            self.queue.meet(target);
         }
+        self.queue.rest(target);
         let detail = match (rest, target.subject) {
             (Rest::Conflict, Subject::Clone(clone)) => {
                 let there = self.observed.target(clone, &target.namespace);

@@ -27,6 +27,8 @@ pub struct Queue {
     delayed: BTreeSet<(Instant, Target)>,
     repairs: HashMap<Target, Repairs>,
     marks: u64,
+    /// How often the way through the many was turned round. Odd: from their end.
+    turns: u64,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,8 @@ struct Entry {
     attempts: u32,
     order: Order,
     place: Place,
+    /// [`Queue::turns`] when it was taken.
+    turns: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,7 @@ impl Queue {
             attempts: 0,
             order,
             place: Place::Taken,
+            turns: 0,
         });
         entry.mark = mark;
         match entry.place {
@@ -115,9 +120,14 @@ impl Queue {
                 self.push(target, Order::Last);
             }
         }
-        let target = self.first.pop_front().or_else(|| self.last.pop_front())?;
+        if self.last.is_empty() {
+            self.turns = 0;
+        }
+        let is_backwards = self.turns % 2 == 1;
+        let of_many = |many: &mut VecDeque<_>| if is_backwards { many.pop_back() } else { many.pop_front() };
+        let target = self.first.pop_front().or_else(|| of_many(&mut self.last))?;
         let entry = self.entries.get_mut(&target)?;
-        entry.place = Place::Taken;
+        (entry.place, entry.turns) = (Place::Taken, self.turns);
         Some((target, entry.mark))
     }
 
@@ -131,15 +141,21 @@ impl Queue {
         }
     }
 
-    /// A taken clone needs nothing. Returns how it was marked at first.
-    pub fn rest(&mut self, target: &Target) -> Option<Order> {
-        self.entries.remove(target).map(|entry| entry.order)
+    /// A taken clone needs nothing.
+    pub fn rest(&mut self, target: &Target) {
+        self.entries.remove(target);
     }
 
-    /// Goes on elsewhere among the many, because another replica is at work here.
-    pub fn jump(&mut self) {
-        let distance = fastrand::usize(..self.last.len().max(1));
-        self.last.rotate_left(distance);
+    /// Another replica has been at this clone, one of many, or is: this one turns round and goes on from where it began,
+    /// towards the other. So two that began in different places meet twice, and not time and again.
+    pub fn meet(&mut self, target: &Target) {
+        let Some(entry) = self.entries.get_mut(target).filter(|entry| entry.order == Order::Last) else { return };
+        // When it is looked at again, that is no further meeting.
+        entry.order = Order::First;
+        // Of all that were taken on this way, the first meeting counts.
+        if entry.turns == self.turns {
+            self.turns += 1;
+        }
     }
 
     fn push(&mut self, target: Target, order: Order) {
@@ -167,7 +183,7 @@ impl Queue {
             let place = Place::Delayed(due);
             self.entries.insert(
                 target.clone(),
-                Entry { since: now, mark: self.marks, attempts: 0, order: Order::First, place },
+                Entry { since: now, mark: self.marks, attempts: 0, order: Order::First, place, turns: 0 },
             );
             self.delayed.insert((due, target.clone()));
         }
@@ -253,26 +269,75 @@ mod tests {
         assert_eq!(taken(&mut queue, now), ["c", "a", "b"]);
     }
 
+    /// Two replicas in turn, each with so many writes under way, on clones in a ring. Returns how many writes were in vain.
+    fn in_vain(begin: [usize; 2], under_way: usize) -> usize {
+        const CLONES: usize = 1000;
+        let now = Instant::now();
+        let mut replicas = begin.map(|begin| {
+            let mut queue = Queue::default();
+            for index in 0..CLONES {
+                queue.mark(target(&format!("n{:03}", (begin + index) % CLONES)), Order::Last, now);
+            }
+            (queue, VecDeque::new())
+        });
+        let (mut done, mut in_vain) = (BTreeSet::new(), 0);
+        for round in 0..4 * CLONES {
+            let (queue, writes) = &mut replicas[round % 2];
+            while writes.len() < under_way
+                && let Some((next, _)) = queue.take(now)
+            {
+                if done.contains(&next) {
+                    queue.meet(&next);
+                    queue.rest(&next);
+                } else {
+                    queue.begin(&next);
+                    writes.push_back(next);
+                }
+            }
+            let Some(written) = writes.pop_front() else { continue };
+            if done.insert(written.clone()) {
+                queue.succeed(&written, now);
+            } else {
+                in_vain += 1;
+                queue.meet(&written);
+                queue.rest(&written);
+            }
+        }
+        assert_eq!(done.len(), CLONES);
+        in_vain
+    }
+
     #[test]
-    fn a_jump_keeps_the_many_in_their_order_and_overtakes_nobody() {
+    fn two_replicas_meet_once_wherever_they_began() {
+        for under_way in [1, 16] {
+            for begin in (0..1000).step_by(7) {
+                let in_vain = in_vain([0, begin], under_way);
+                // Those that are the same place are a meeting all the time, until one has turned round.
+                assert!(in_vain <= 3 * under_way, "{under_way} under way, {begin} apart: {in_vain} in vain");
+            }
+        }
+    }
+
+    #[test]
+    fn a_turn_overtakes_nobody_and_is_over_with_the_many() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        queue.jump();
-        let names: Vec<_> = ('a'..='z').map(String::from).collect();
-        for name in &names {
+        for name in ["a", "b", "c", "d"] {
+            queue.mark(target(name), Order::Last, now);
+        }
+        let ways = [queue.take(now).unwrap().0, queue.take(now).unwrap().0];
+        for met in &ways {
+            queue.meet(met);
+            queue.rest(met);
+        }
+        queue.mark(target("alone"), Order::First, now);
+        assert_eq!(taken(&mut queue, now), ["alone", "d", "c"], "two that were under way are one meeting");
+        for name in ["e", "f"] {
             queue.mark(target(name), Order::Last, now);
         }
         queue.mark(target("alone"), Order::First, now);
-        assert!((0..100).any(|_| {
-            queue.jump();
-            queue.last.front() != Some(&target("a"))
-        }));
         let (alone, _) = queue.take(now).unwrap();
-        assert_eq!((&alone, queue.rest(&alone)), (&target("alone"), Some(Order::First)));
-        let mut all = taken(&mut queue, now);
-        let start = all.iter().position(|name| name == "a").unwrap();
-        all.rotate_left(start);
-        assert_eq!(all, names);
-        assert_eq!(queue.rest(&target("a")), Some(Order::Last));
+        queue.meet(&alone);
+        assert_eq!(taken(&mut queue, now), ["e", "f"], "one that changed alone says nothing of the many");
     }
 
     #[test]
