@@ -37,6 +37,7 @@
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
 //! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `manifests` |
+//! | `json` | what is read of raw JSON | nothing |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
@@ -51,6 +52,7 @@ pub mod cluster;
 pub mod config;
 mod crypto;
 mod digest;
+mod json;
 pub mod manifests;
 pub mod names;
 mod pem;

@@ -16,11 +16,12 @@ pub(crate) use manager::host;
 
 use super::{
     kind::Kind,
-    pod::{append, at, has_room, is_windows, items, mounts_volume, volume},
+    pod::{append, has_room, is_windows, mounts_volume, volume},
     review::Warning,
 };
 use crate::{
     config::Config,
+    json::{at, items},
     names::{CONFIGMAP_TRUST, LABEL_INJECT},
     snapshot::Snapshot,
     trust::{Ca, Certs},

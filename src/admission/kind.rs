@@ -5,8 +5,10 @@
 
 use serde_json::Value;
 
-use super::pod::{at, items};
-use crate::config::Config;
+use crate::{
+    config::Config,
+    json::{at, items},
+};
 
 /// On each job pod since GitLab Runner 17.9; no configuration or CI job can override it.
 pub(crate) const LABEL_JOB: &str = "job.runner.gitlab.com/pod";

@@ -27,7 +27,7 @@ use tracing::{Span, debug, field::Empty, info, info_span};
 pub use error::ReviewError;
 pub(crate) use inject::host;
 pub(crate) use kind::{Kind, LABEL_JOB, runs_entrypoint};
-pub(crate) use pod::{at, items, shows};
+pub(crate) use pod::shows;
 
 use self::{
     gate::{AUDIT_SOURCE_VERSION, Gate},

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use kube::core::SelectorExt as _;
 use serde_json::Value;
 
-use super::{
-    pod::at,
-    review::{Decision, Warning},
-};
+use super::review::{Decision, Warning};
 use crate::{
     config::{Config, RunnerNamespaces},
+    json::at,
     names::LABEL_NAMESPACE_NAME,
     snapshot::{Snapshot, SourceView},
 };

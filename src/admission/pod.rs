@@ -7,16 +7,7 @@ use std::path::{Path, PathBuf};
 use json_patch::{AddOperation, PatchOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
-/// The value at a path of field names; null where there is none.
-pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
-    static NULL: Value = Value::Null;
-    path.iter().try_fold(value, |value, field| value.get(field)).unwrap_or(&NULL)
-}
-
-/// The elements of an array; none for anything else.
-pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
+use crate::json::{at, items};
 
 /// The volume of this name.
 pub(super) fn volume<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::pod::{at, items};
+use crate::json::{at, items};
 
 /// Names of the Secrets that a pod's volumes, variables and image pulls refer to.
 ///

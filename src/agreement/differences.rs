@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Program, expected};
 use crate::{
-    admission::{at, items},
     config::Config,
+    json::{at, items},
     names::WEBHOOK_NAMESPACES,
 };
 

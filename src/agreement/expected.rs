@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Program;
 use crate::{
-    admission::{at, items},
     config::{Config, TlsMode},
+    json::{at, items},
     manifests,
     names::{APP, SECRET_CA},
 };

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    admission::{at, items},
+    json::{at, items},
     names::APP,
 };
 

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Additions, Obstacle, environment, has_name, is_of_mesh, may_add_volume};
 use crate::{
-    admission::pod::{Place, at},
+    admission::pod::Place,
     config::{Config, PublicRoots},
+    json::at,
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
     trust::Trust,
 };

@@ -20,10 +20,11 @@ use super::{Additions, Obstacle, is_of_mesh, may_add_volume, variable};
 use crate::{
     admission::{
         kind::runs_entrypoint,
-        pod::{Place, at, items, shows},
+        pod::{Place, shows},
         review::Warning,
     },
     config::Config,
+    json::{at, items},
     names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
     trust::{Ca, Certs},
 };

@@ -6,8 +6,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    admission::{Kind, at, host, items, runs_entrypoint, shows},
+    admission::{Kind, host, runs_entrypoint, shows},
     config::Config,
+    json::{at, items},
     names::{LABEL_INJECT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
 };
 

@@ -7,9 +7,10 @@ use super::{
     reader::{DryRun, Reader, unseen},
 };
 use crate::{
-    admission::{LABEL_JOB, at, items},
+    admission::LABEL_JOB,
     cluster::Reason,
     config::Config,
+    json::{at, items},
     names::{APP, VOLUME_CERTS, VOLUME_TRUST},
 };
 

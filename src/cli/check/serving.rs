@@ -11,8 +11,8 @@ use super::{
     report::{Check, Finding, Level, counted},
 };
 use crate::{
-    admission::{at, items},
     config::TlsMode,
+    json::{at, items},
     names::APP,
 };
 

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::{
     api::{Caller, View},
-    json::text,
     keeper::{Keeper, State},
     plan::{Found, Namespace, is_clone},
     steps::Steps,
@@ -15,6 +14,7 @@ use crate::{
     cli::installed::{ConfigSource, Installed, Key},
     cluster::{Problem, Reason},
     config::{Config, NamespaceName, PolicyName},
+    json::text,
     names::{APP, LABEL_KYVERNO_POLICY, LABEL_PREFIX_KYVERNO},
     run::read_config,
 };

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::json::text;
-use crate::config::PolicyName;
+use crate::{config::PolicyName, json::text};
 
 /// Who keeps the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 
 mod api;
 mod gather;
-mod json;
 mod keeper;
 mod plan;
 mod policy;

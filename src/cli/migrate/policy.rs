@@ -6,8 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use kube::core::{Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
 
-use super::json::text;
-use crate::{config::PolicyName, names::LABEL_NAMESPACE_NAME};
+use crate::{config::PolicyName, json::text, names::LABEL_NAMESPACE_NAME};
 
 /// The target namespace of a rule that makes a clone in each namespace that it matches.
 const OF_TRIGGER: &str = "{{request.object.metadata.name}}";

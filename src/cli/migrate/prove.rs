@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Caller, Effect, Named, PatchKind, View},
-    json::{label, text},
     plan::Target,
     release::{KYVERNO, also_removed, release},
     steps::{Steps, orphaned, policy_path, request_path, secret_path},
 };
 use crate::{
     cluster::{Problem, Reason},
+    json::{label, text},
     names::{ANNOTATION_SOURCE, APP, LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Caller, Effect, PatchKind, View},
-    json::{label, text},
     plan::{Step, Target},
     release::release,
 };
 use crate::{
     cluster::{Problem, Reason, Requests},
     config::PolicyName,
+    json::{label, text},
     names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE, LABEL_NAMESPACE_NAME},
     sync::SecretState,
 };
