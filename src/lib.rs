@@ -36,7 +36,7 @@
 //! | [`telemetry`] | logs, metrics, health | `config`, `names` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
-//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `manifests` |
+//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `json`, `manifests`, `shutdown` |
 //! | `json` | what is read of raw JSON | nothing |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |

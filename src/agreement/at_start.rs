@@ -18,7 +18,7 @@ use tokio::time;
 use super::{
     Program, Role, differences,
     expected::roles,
-    rights::{Right, Wrong, expand, told},
+    rights::{Needed, Right, expand, told},
 };
 use crate::{
     cluster::{Problem, Reason, Requests},
@@ -146,34 +146,31 @@ impl AtStart {
     async fn rights(&self) -> Result<Vec<Disagreement>, Problem> {
         let own = &self.program.namespace;
         let Some(rules) = self.rules(own).await? else { return Ok(Vec::new()) };
-        let forms = roles(&self.program, &self.config);
-        let mut least: Option<Wrong<()>> = None;
-        for form in &forms {
+        let in_own: Vec<Right> = expand(Some(own.as_str()), &rules).collect();
+        let mut compared = Vec::new();
+        for form in &roles(&self.program, &self.config) {
             // What is given in our own namespace may be given everywhere; what Roles elsewhere give is asked for there.
-            let mut given: Vec<((), Right)> = expand(None, &rules).map(|right| ((), right)).collect();
+            let mut given: Vec<Right> = expand(None, &rules).collect();
             for namespace in namespaces(form).filter(|namespace| namespace != own) {
                 let Some(there) = self.rules(&namespace).await? else { return Ok(Vec::new()) };
-                given.extend(expand(Some(namespace.as_str()), &there).map(|right| ((), right)));
+                given.extend(expand(Some(namespace.as_str()), &there));
             }
-            let missing = Wrong::beside(form, &given).missing;
-            let in_own: Vec<_> = expand(Some(own.as_str()), &rules).map(|right| ((), right)).collect();
-            let mut excess = Wrong::beside(form, &in_own).excess;
-            excess.retain(|((), right)| is_ours(form, right));
-            let wrong = Wrong { missing, excess };
-            if least.as_ref().is_none_or(|least| wrong.count() < least.count()) {
-                least = Some(wrong);
-            }
-            if least.as_ref().is_some_and(|least| least.count() == 0) {
+            let needed = Needed::of(form);
+            let lacking: Vec<Right> = needed.missing(&given).into_iter().map(|(_, right)| right).collect();
+            let surplus = in_own.iter().filter(|right| !needed.covers(right) && is_ours(form, right));
+            let surplus: Vec<Right> = surplus.cloned().collect();
+            let is_right = lacking.is_empty() && surplus.is_empty();
+            compared.push([("lacks", lacking), ("may, without need,", surplus)]);
+            if is_right {
                 break;
             }
         }
-        let Some(wrong) = least else { return Ok(Vec::new()) };
+        let least = compared.into_iter().min_by_key(|both| both.iter().map(|(_, rights)| rights.len()).sum::<usize>());
         let account = format!("ServiceAccount {own}/{}", self.program.service_account);
-        let missing: Vec<_> = wrong.missing.iter().map(|(_, right)| right).collect();
-        let excess: Vec<_> = wrong.excess.iter().map(|((), right)| right).collect();
-        let both = [("lacks", missing), ("may, without need,", excess)].into_iter();
-        let both = both.filter(|(_, rights)| !rights.is_empty());
-        Ok(both.map(|(what, rights)| (account.clone(), format!("{what} {}", told(&rights)))).collect())
+        let wrong = least.into_iter().flatten().filter(|(_, rights)| !rights.is_empty());
+        let wrong = wrong
+            .map(|(what, rights)| (account.clone(), format!("{what} {}", told(&rights.iter().collect::<Vec<_>>()))));
+        Ok(wrong.collect())
     }
 
     /// What we may do in a namespace; `None`: the API server does not know all of it.

@@ -55,10 +55,10 @@ pub fn roles(program: &Program, config: &Config) -> Vec<Vec<Role>> {
         .collect();
     let with = |files: &[&str]| {
         let mut roles = base.clone();
-        let rendered = manifests::render(config, "");
-        let chosen: Vec<_> = rendered.into_iter().filter(|file| files.contains(&file.path)).collect();
-        roles.extend(chosen.iter().flat_map(|file| read_roles(&file.content, program)));
-        (chosen.len() == files.len()).then_some(roles)
+        for file in files {
+            roles.extend(read_roles(&manifests::content(file, config, "")?, program));
+        }
+        Some(roles)
     };
     let forms = [with(&["rbac.yaml"]), with(&["namespaced-rbac/cluster-role.yaml", "namespaced-rbac/roles.yaml"])];
     forms.into_iter().flatten().collect()
@@ -91,8 +91,7 @@ pub fn guard(kind: &str, name: &str, program: &Program, config: &Config) -> Valu
 }
 
 fn rendered(path: &str, program: &Program, config: &Config) -> Vec<Value> {
-    let file = manifests::render(config, "").into_iter().find(|file| file.path == path);
-    file.map(|file| documents(&installed(&file.content, program))).unwrap_or_default()
+    manifests::content(path, config, "").map(|text| documents(&installed(&text, program))).unwrap_or_default()
 }
 
 /// With the names under which the program is installed, where they are others than those shipped.

@@ -36,33 +36,28 @@ impl Right {
     }
 }
 
-/// What is wrong with what is granted; `T` says who grants it.
-#[derive(Debug, Default)]
-pub struct Wrong<T> {
-    /// What is needed and not granted, by the role that it belongs into.
-    pub missing: Vec<(Named, Right)>,
-    /// What is granted and not needed.
-    pub excess: Vec<(T, Right)>,
-}
+/// The rights of some roles, each with the role that it belongs into.
+#[derive(Debug)]
+pub struct Needed(Vec<(Named, Right)>);
 
-impl<T: Clone> Wrong<T> {
-    /// Holds what is given to what these roles grant.
-    pub fn beside(form: &[Role], given: &[(T, Right)]) -> Self {
-        let needed: Vec<(&Named, Right)> = form
-            .iter()
-            .flat_map(|role| expand(role.named.namespace.as_deref(), &role.rules).map(|right| (&role.named, right)))
-            .collect();
-        let missing = needed.iter().filter(|(_, right)| !given.iter().any(|(_, given)| given.covers(right)));
-        let excess = given.iter().filter(|(_, right)| !needed.iter().any(|(_, needed)| needed.covers(right)));
-        Self {
-            missing: missing.map(|(role, right)| ((*role).clone(), right.clone())).collect(),
-            excess: excess.cloned().collect(),
-        }
+impl Needed {
+    /// All that these roles give.
+    pub fn of(form: &[Role]) -> Self {
+        let rights = form.iter().flat_map(|role| {
+            expand(role.named.namespace.as_deref(), &role.rules).map(|right| (role.named.clone(), right))
+        });
+        Self(rights.collect())
     }
 
-    /// How many rights are wrong.
-    pub fn count(&self) -> usize {
-        self.missing.len() + self.excess.len()
+    /// What of them is not given.
+    pub fn missing(&self, given: &[Right]) -> Vec<(Named, Right)> {
+        let is_given = |right: &Right| given.iter().any(|given| given.covers(right));
+        self.0.iter().filter(|(_, right)| !is_given(right)).cloned().collect()
+    }
+
+    /// Whether a right is one of them, or less.
+    pub fn covers(&self, right: &Right) -> bool {
+        self.0.iter().any(|(_, needed)| needed.covers(right))
     }
 }
 

@@ -4,6 +4,7 @@ pub mod check;
 mod installed;
 pub mod manifests;
 pub mod migrate;
+mod rollout;
 
 use std::{path::PathBuf, time::Duration};
 

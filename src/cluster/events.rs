@@ -10,7 +10,6 @@ use std::{
 };
 
 use k8s_openapi::{
-    Resource as _,
     api::{apps::v1::Deployment, core::v1::Event as CoreEvent},
     jiff::Timestamp,
 };
@@ -57,15 +56,23 @@ pub struct Regarding {
     pub api_version: &'static str,
     /// Its name.
     pub name: String,
-    /// `metadata.uid`, if it is there: `kubectl describe` looks for it. That of our Deployment is asked for when it is
-    /// told about.
-    pub uid: Option<String>,
+    /// Its `metadata.uid`.
+    pub uid: Uid,
+}
+
+/// `metadata.uid`: `kubectl describe` looks for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Uid {
+    /// As it was seen; `None`: the object is not there.
+    Seen(Option<String>),
+    /// That of a Deployment, which nobody here watches: it is asked for when there is something to tell.
+    OfDeployment,
 }
 
 impl Regarding {
     /// The program's own Deployment, in its own namespace.
     pub fn own_deployment(namespace: NamespaceName) -> Self {
-        Self { namespace, kind: "Deployment", api_version: "apps/v1", name: APP.to_owned(), uid: None }
+        Self { namespace, kind: "Deployment", api_version: "apps/v1", name: APP.to_owned(), uid: Uid::OfDeployment }
     }
 }
 
@@ -146,8 +153,8 @@ impl Teller {
         let key = (namespace.clone(), name.clone());
         let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
         let uid = match &regarding.uid {
-            None if regarding.kind == Deployment::KIND => self.uid_of_deployment(regarding).await,
-            uid => uid.clone(),
+            Uid::Seen(uid) => uid.clone(),
+            Uid::OfDeployment => self.uid_of_deployment(regarding).await,
         };
         let event = json!({
             "metadata": {},
@@ -174,7 +181,7 @@ impl Teller {
         }
     }
 
-    /// Nobody here watches it. Without an answer, `kubectl get events` shows the Event all the same.
+    /// Without an answer, `kubectl get events` shows the Event all the same.
     async fn uid_of_deployment(&self, regarding: &Regarding) -> Option<String> {
         self.requests.get::<Deployment>(&regarding.namespace, &regarding.name).await.ok()??.metadata.uid
     }
@@ -218,7 +225,8 @@ mod tests {
 
     fn occurrence(namespace: &str, name: &str, reason: &'static str) -> Occurrence {
         let namespace = namespace.parse().unwrap();
-        let regarding = Regarding { namespace, kind: "Secret", api_version: "v1", name: name.to_owned(), uid: None };
+        let regarding =
+            Regarding { namespace, kind: "Secret", api_version: "v1", name: name.to_owned(), uid: Uid::Seen(None) };
         Occurrence { regarding, is_warning: true, reason, note: String::new() }
     }
 

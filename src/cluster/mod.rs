@@ -10,7 +10,7 @@ mod watch_health;
 
 pub use client::{Clients, ConnectError, connect, connect_as_caller};
 pub use error::{Problem, Reason};
-pub use events::{Events, Occurrence, Regarding, Teller};
+pub use events::{Events, Occurrence, Regarding, Teller, Uid};
 pub use peers::Peers;
 pub(crate) use request::in_time;
 pub use request::{Object, Requests, Version};

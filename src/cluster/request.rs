@@ -70,7 +70,7 @@ impl Requests {
     /// An object as it is stored now: a quorum read, never older than this call.
     pub async fn get<K: Object>(&self, namespace: &NamespaceName, name: &str) -> Result<Option<K>, Problem> {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace.as_str());
-        self.in_time(what::<K>("get", namespace, name), api.get_opt(name)).await
+        in_time(self.deadline, what::<K>("get", namespace, name), api.get_opt(name)).await
     }
 
     /// A cluster-scoped object's labels and the like, as stored now.
@@ -79,7 +79,7 @@ impl Requests {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        self.in_time(format!("get {}/{name}", K::plural(&())), api.get_opt(name)).await
+        in_time(self.deadline, format!("get {}/{name}", K::plural(&())), api.get_opt(name)).await
     }
 
     /// Creates an object where there is none; fails with a conflict where there is something.
@@ -147,7 +147,7 @@ impl Requests {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        self.in_time(format!("create {}", K::plural(&())), api.create(&PostParams::default(), review)).await
+        in_time(self.deadline, format!("create {}", K::plural(&())), api.create(&PostParams::default(), review)).await
     }
 
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
@@ -172,7 +172,7 @@ impl Requests {
         let request = requests::<K>(namespace).get(name, &GetParams::default());
         let mut request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         request.headers_mut().insert(ACCEPT, METADATA_ONLY);
-        let answer = self.in_time(tried.clone(), self.client.send(request.map(Body::from))).await?;
+        let answer = in_time(self.deadline, tried.clone(), self.client.send(request.map(Body::from))).await?;
         let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| rfc2822::parse(date).ok()).map(|date| date.timestamp());
         date.ok_or_else(|| Problem {
@@ -203,15 +203,7 @@ impl Requests {
     ) -> Result<(), Problem> {
         let mut request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         request.headers_mut().insert(ACCEPT, METADATA_ONLY);
-        self.in_time(tried, self.client.request_text(request)).await.map(drop)
-    }
-
-    fn in_time<T>(
-        &self,
-        tried: String,
-        call: impl Future<Output = kube::Result<T>>,
-    ) -> impl Future<Output = Result<T, Problem>> {
-        in_time(self.deadline, tried, call)
+        in_time(self.deadline, tried, self.client.request_text(request)).await.map(drop)
     }
 }
 

@@ -42,32 +42,32 @@ pub const PATHS: [&str; 10] = [
 
 /// The folder for a configuration; `config_file` is the text that it was read from.
 pub fn render(config: &Config, config_file: &str) -> Vec<File> {
-    let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
-    let mut files = vec![
-        file("kustomization.yaml", fill(include_str!("templates/kustomization.yaml"), &[header(), version])),
-        file("config.yaml", config_file.to_owned()),
-        file("rbac.yaml", rights::cluster_role(config)),
-        file("guard.yaml", guard::policy(config)),
-        file("webhooks.yaml", webhooks::configurations(config)),
-        file("fail-open/kustomization.yaml", fill(include_str!("templates/fail-open-kustomization.yaml"), &[header()])),
-        file("fail-open/webhooks.yaml", webhooks::fail_open(config)),
-    ];
-    // A namespace that is found by label may come after the Roles.
-    if config.runner_namespaces.selectors.is_empty() {
-        files.extend([
-            file(
-                "namespaced-rbac/kustomization.yaml",
-                fill(include_str!("templates/namespaced-kustomization.yaml"), &[header()]),
-            ),
-            file("namespaced-rbac/cluster-role.yaml", rights::reading_cluster_role(config)),
-            file("namespaced-rbac/roles.yaml", rights::roles(config)),
-        ]);
-    }
-    files
+    let of = |path| Some(File { path, content: content(path, config, config_file)? });
+    PATHS.into_iter().filter_map(of).collect()
 }
 
-fn file(path: &'static str, content: String) -> File {
-    File { path, content }
+/// What is in one file of the folder; `None`: it has no such file for this configuration.
+pub fn content(path: &str, config: &Config, config_file: &str) -> Option<String> {
+    // A namespace that is found by label may come after the Roles.
+    if path.starts_with("namespaced-rbac/") && !config.runner_namespaces.selectors.is_empty() {
+        return None;
+    }
+    let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
+    Some(match path {
+        "kustomization.yaml" => fill(include_str!("templates/kustomization.yaml"), &[header(), version]),
+        "config.yaml" => config_file.to_owned(),
+        "rbac.yaml" => rights::cluster_role(config),
+        "guard.yaml" => guard::policy(config),
+        "webhooks.yaml" => webhooks::configurations(config),
+        "fail-open/kustomization.yaml" => fill(include_str!("templates/fail-open-kustomization.yaml"), &[header()]),
+        "fail-open/webhooks.yaml" => webhooks::fail_open(config),
+        "namespaced-rbac/kustomization.yaml" => {
+            fill(include_str!("templates/namespaced-kustomization.yaml"), &[header()])
+        }
+        "namespaced-rbac/cluster-role.yaml" => rights::reading_cluster_role(config),
+        "namespaced-rbac/roles.yaml" => rights::roles(config),
+        _ => return None,
+    })
 }
 
 fn header() -> (&'static str, String) {

@@ -11,7 +11,7 @@ use rustls::{
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::trouble::Trouble;
+use super::trouble::{self, Trouble};
 use crate::{
     crypto,
     server::{Certificate, Served},
@@ -131,7 +131,7 @@ impl FileCertificate {
             tokio::time::sleep(pause).await;
             let in_doubt = self.look(&mut seen);
             if let Some(trouble) = &mut self.trouble {
-                trouble.note(seen.problem.clone());
+                trouble.note(seen.refused.as_ref().map(|(_, problem)| problem.clone()));
             }
             pause = if in_doubt { interval.min(SECOND_LOOK) } else { interval };
         }
@@ -144,10 +144,9 @@ impl FileCertificate {
         let found = contents.fingerprint();
         if found == seen.served {
             (seen.doubted, seen.refused) = (None, None);
-            seen.problem = None;
             return false;
         }
-        if seen.refused.as_ref() == Some(&found) {
+        if seen.refused.as_ref().is_some_and(|(refused, _)| *refused == found) {
             return false;
         }
         match contents.parse(&self.files) {
@@ -162,8 +161,7 @@ impl FileCertificate {
                 self.metrics.certificate_reload_errors.inc();
                 warn!(%error, reason = error.reason(), "the former serving certificate stays");
                 let note = format!("{error}; the former serving certificate stays");
-                seen.problem = Some((error.reason(), note));
-                (seen.doubted, seen.refused) = (None, Some(found));
+                (seen.doubted, seen.refused) = (None, Some((found, (error.reason(), note))));
                 false
             }
             Err(_) => {
@@ -180,10 +178,8 @@ struct Seen {
     served: Fingerprint,
     /// Could not be used at the last look.
     doubted: Option<Fingerprint>,
-    /// Could not be used, and that was said.
-    refused: Option<Fingerprint>,
-    /// What is wrong with those that were refused.
-    problem: Option<(&'static str, String)>,
+    /// Could not be used, and that was said: why.
+    refused: Option<(Fingerprint, trouble::Problem)>,
 }
 
 /// Both files as they were read.

@@ -372,6 +372,9 @@ impl Rotation {
 
     /// What somebody else made right is no problem any more.
     fn forget_what_is_right(&mut self) {
+        if self.problems.is_empty() {
+            return;
+        }
         let differing: Vec<_> = match &self.stored {
             Stored::Keyring { keyring, .. } => {
                 let ca_bundle = keyring.ca_bundle();

@@ -8,11 +8,14 @@ use crate::{
 /// The reason of the Event that says that a trouble is over.
 const OVER: &str = "certificates-ready";
 
+/// What is wrong: a reason from a closed set, and a sentence without any data of a Secret.
+pub type Problem = (&'static str, String);
+
 /// Tells what is wrong with certificates, and when it no longer is.
 pub struct Trouble {
     events: Events,
     regarding: Regarding,
-    told: Option<(&'static str, String)>,
+    told: Option<Problem>,
 }
 
 impl Trouble {
@@ -21,8 +24,8 @@ impl Trouble {
         Self { events, regarding: Regarding::own_deployment(namespace), told: None }
     }
 
-    /// Notes what is wrong now: a reason from a closed set, and a sentence without any data of a Secret. `None`: nothing.
-    pub fn note(&mut self, problem: Option<(&'static str, String)>) {
+    /// Notes what is wrong now; `None`: nothing.
+    pub fn note(&mut self, problem: Option<Problem>) {
         if self.told == problem {
             return;
         }

@@ -11,7 +11,7 @@ use super::{
     plan::Rest,
 };
 use crate::{
-    cluster::{Events, Occurrence, Regarding},
+    cluster::{Events, Occurrence, Regarding, Uid},
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::metrics::{CloneLabels, Metrics, StateLabels},
@@ -124,7 +124,7 @@ impl States {
             kind,
             api_version: "v1",
             name: self.name(target).to_owned(),
-            uid: uid.map(ToOwned::to_owned),
+            uid: Uid::Seen(uid.map(ToOwned::to_owned)),
         };
         self.events.tell(Occurrence { regarding, is_warning, reason: state, note });
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{certificate::Certificate, manager::Manager};
 use crate::{
     agreement::{Named, Program},
+    cli::rollout::Rollout,
     config::{Config, NamespaceName},
     pem::PemError,
     sync::SecretState,
@@ -41,7 +42,7 @@ pub struct Facts {
     /// The program as it is installed.
     pub program: Program,
     /// Its Deployment.
-    pub deployment: Seen<Option<Deployment>>,
+    pub deployment: Seen<Option<Rollout>>,
     /// Where the configuration is from, for people.
     pub config_origin: String,
     /// What it says, or why it cannot be used.
@@ -71,21 +72,6 @@ pub enum Refused {
     Missing(String),
     /// It could not be seen.
     Unseen(Unseen),
-}
-
-/// The program's Deployment.
-#[derive(Clone, Debug, Default)]
-pub struct Deployment {
-    /// How many replicas there are to be.
-    pub wanted: i32,
-    /// How many serve.
-    pub available: i32,
-    /// How many are of the latest version of its template.
-    pub updated: i32,
-    /// The version of the program, by its label.
-    pub version: Option<String>,
-    /// What its conditions say is wrong.
-    pub problem: Option<String>,
 }
 
 /// A Secret, without what is in it.

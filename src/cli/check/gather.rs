@@ -24,7 +24,7 @@ use super::{
     Arguments,
     bindings::rights,
     certificate::Certificate,
-    facts::{self, CertsFacts, Facts, Guard, Presence, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen},
+    facts::{CertsFacts, Facts, Guard, Presence, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen},
     manager::Manager,
     reach::reach,
     reader::Reader,
@@ -32,7 +32,10 @@ use super::{
 use crate::{
     admission::LABEL_JOB,
     agreement::Program,
-    cli::installed::{ConfigSource, Installed},
+    cli::{
+        installed::{ConfigSource, Installed},
+        rollout::Rollout,
+    },
     config::{Config, NamespaceName, TlsMode},
     names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
@@ -67,7 +70,7 @@ pub(super) async fn gather(reader: &Reader, arguments: &Arguments) -> anyhow::Re
     Ok(Facts {
         now: Timestamp::now(),
         program,
-        deployment: deployment.map(|found| found.as_ref().map(facts::Deployment::new)),
+        deployment: deployment.map(|found| found.as_ref().map(|found| Rollout::of(&value(found)))),
         config_origin,
         config,
         sources,

@@ -6,7 +6,6 @@
 mod agreement;
 mod bindings;
 mod certificate;
-mod deployment;
 mod facts;
 mod gather;
 mod kyverno;

@@ -1,6 +1,6 @@
 //! Reads of the API server for the check: each with a deadline, none that fails the whole.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use http::header::WARNING;
 use k8s_openapi::api::core::v1::Pod;
@@ -51,7 +51,7 @@ impl Reader {
 
     /// Whether there is an API server at all.
     pub(super) async fn answers(&self) -> Seen<String> {
-        match self.in_time("get /version".to_owned(), self.client.apiserver_version()).await {
+        match in_time(self.deadline, "get /version".to_owned(), self.client.apiserver_version()).await {
             Ok(version) => Ok(version.git_version),
             Err(problem) if problem.reason == Reason::Forbidden => Ok("its version may not be seen".to_owned()),
             Err(problem) => Err(unseen(&problem)),
@@ -65,13 +65,13 @@ impl Reader {
     {
         let tried = format!("get {}/{name} in namespace {namespace}", K::plural(&()));
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        self.in_time(tried, api.get_opt(name)).await.map_err(|problem| unseen(&problem))
+        in_time(self.deadline, tried, api.get_opt(name)).await.map_err(|problem| unseen(&problem))
     }
 
     /// An object in no namespace.
     pub(super) async fn get_cluster<K: Object>(&self, name: &str) -> Seen<Option<K>> {
         let api: Api<K> = Api::all(self.client.clone());
-        self.in_time(format!("get {}/{name}", K::plural(&())), api.get_opt(name))
+        in_time(self.deadline, format!("get {}/{name}", K::plural(&())), api.get_opt(name))
             .await
             .map_err(|problem| unseen(&problem))
     }
@@ -80,7 +80,7 @@ impl Reader {
     pub(super) async fn is_at(&self, path: &str) -> Seen<bool> {
         let request = http::Request::get(path).body(Vec::new());
         let request = request.map_err(|error| Unseen(format!("get {path}: {error}")))?;
-        match self.in_time(format!("get {path}"), self.client.request::<Value>(request)).await {
+        match in_time(self.deadline, format!("get {path}"), self.client.request::<Value>(request)).await {
             Ok(_) => Ok(true),
             Err(problem) if problem.reason == Reason::NotFound => Ok(false),
             Err(problem) => Err(unseen(&problem)),
@@ -109,8 +109,7 @@ impl Reader {
         let mut params = ListParams::default().labels(labels).limit(PAGE);
         let mut objects = Vec::new();
         loop {
-            let page = self
-                .in_time(tried.trim_end().to_owned(), api.list(&params))
+            let page = in_time(self.deadline, tried.trim_end().to_owned(), api.list(&params))
                 .await
                 .map_err(|problem| unseen(&problem))?;
             objects.extend(page.items);
@@ -142,14 +141,6 @@ impl Reader {
             Ok(DryRun { code, body, warnings })
         })
         .await
-    }
-
-    fn in_time<T>(
-        &self,
-        tried: String,
-        call: impl Future<Output = kube::Result<T>>,
-    ) -> impl Future<Output = Result<T, Problem>> {
-        in_time(self.deadline, tried, call)
     }
 }
 

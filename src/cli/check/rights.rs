@@ -11,7 +11,7 @@ use crate::{
     agreement::{
         Named, Role,
         expected::roles,
-        rights::{Right, Wrong, expand, told, yaml},
+        rights::{Needed, Right, expand, told, yaml},
     },
     config::Config,
 };
@@ -24,13 +24,19 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let is_whole = findings.is_empty();
     let forms = roles(&facts.program, config);
     let given = given(&rights.grants);
-    let compared = forms.iter().map(|form| (form, Wrong::beside(form, &given)));
-    let Some((form, wrong)) = compared.min_by_key(|(_, wrong)| wrong.count()) else { return findings };
+    let all: Vec<_> = given.iter().map(|(_, right)| right.clone()).collect();
+    let compared = forms.iter().map(|form| {
+        let needed = Needed::of(form);
+        let surplus: Vec<_> = given.iter().filter(|(_, right)| !needed.covers(right)).cloned().collect();
+        (form, needed.missing(&all), surplus)
+    });
+    let best = compared.min_by_key(|(_, lacking, surplus)| lacking.len() + surplus.len());
+    let Some((form, lacking, surplus)) = best else { return findings };
     // What could not be read may hold what seems to be missing.
     if is_whole {
-        findings.extend(missing(&subject, &wrong.missing, &rights.grants, facts));
+        findings.extend(missing(&subject, &lacking, &rights.grants, facts));
     }
-    findings.extend(excess(&subject, &wrong.excess, &rights.grants, form));
+    findings.extend(excess(&subject, &surplus, &rights.grants, form));
     if findings.is_empty() {
         findings.push(Finding::ok(Check::Rights, subject, "each right that it needs, and no other"));
     }

@@ -11,6 +11,7 @@ use super::{
     report::{Check, Finding, Level, counted},
 };
 use crate::{
+    cli::rollout::Rollout,
     config::TlsMode,
     json::{at, items},
     names::APP,
@@ -33,6 +34,7 @@ fn deployment(facts: &Facts) -> Finding {
     let namespace = &facts.program.namespace;
     let subject = format!("{namespace}/{APP}");
     let look = format!("kubectl describe pods -n {namespace} -l app.kubernetes.io/name={APP}");
+    let problem = |found: &Rollout| found.problem.as_deref().map(|problem| format!(": {problem}")).unwrap_or_default();
     match &facts.deployment {
         Err(unseen) => Finding::unseen(Check::Deployment, subject, unseen),
         Ok(None) => {
@@ -46,8 +48,8 @@ fn deployment(facts: &Facts) -> Finding {
                 .mend(format!("kubectl scale deployment/{APP} -n {namespace} --replicas=2"))
         }
         Ok(Some(found)) if found.available == 0 => {
-            let problem = found.problem.as_deref().map(|problem| format!(": {problem}")).unwrap_or_default();
-            let what = format!("none of {} replicas is available: the program does not serve{problem}", found.wanted);
+            let (wanted, problem) = (found.wanted, problem(found));
+            let what = format!("none of {wanted} replicas is available: the program does not serve{problem}");
             Finding::fault(Check::Deployment, subject, what).because(FAILS_CLOSED).mend(look)
         }
         Ok(Some(found)) if found.available < found.wanted => {
@@ -57,8 +59,8 @@ fn deployment(facts: &Facts) -> Finding {
                 .mend(look)
         }
         Ok(Some(found)) if found.updated < found.wanted => {
-            let problem = found.problem.as_deref().map(|problem| format!(": {problem}")).unwrap_or_default();
-            let what = format!("{} of {} replicas are of the latest version{problem}", found.updated, found.wanted);
+            let (updated, wanted, problem) = (found.updated, found.wanted, problem(found));
+            let what = format!("{updated} of {wanted} replicas are of the latest version{problem}");
             Finding::warning(Check::Deployment, subject, what)
                 .because("Those of before serve on, with the configuration of before.")
                 .mend(format!("kubectl rollout status deployment/{APP} -n {namespace}\n{look}"))

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::super::{
     certificate::tests::pem,
-    facts::{Deployment, Unseen},
+    facts::Unseen,
     testing::{assert_only, at_mut, bad, base64, deployment, facts, unseen},
 };
 use super::*;
-use crate::config::Config;
+use crate::{cli::rollout::Rollout, config::Config};
 
 fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     let mut facts = facts(&Config::default());
@@ -27,14 +27,14 @@ fn all_is_well() {
 
 #[test]
 fn deployments() {
-    let with = |change: fn(&mut Deployment)| {
+    let with = |change: fn(&mut Rollout)| {
         let mut found = deployment(2, 2);
         found.problem = Some("quota".to_owned());
         change(&mut found);
         Ok(Some(found))
     };
     let serving =
-        |wanted, available| Ok(Some(Deployment { problem: Some("quota".to_owned()), ..deployment(wanted, available) }));
+        |wanted, available| Ok(Some(Rollout { problem: Some("quota".to_owned()), ..deployment(wanted, available) }));
     for (found, expected) in [
         (serving(2, 0), "fault deployment: none of 2 replicas is available: the program does not serve: quota"),
         (serving(0, 0), "fault deployment: is scaled to 0"),

@@ -268,19 +268,14 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
 
 /// `migrate` knows what else Kyverno left there; without the name of the policy it does not know which clones are meant.
 fn without_kyverno(clone: &SecretFacts, at: &str) -> String {
-    let label = |name: &str| clone.state.metadata.labels.as_ref().and_then(|labels| labels.get(name));
-    match (label(LABEL_KYVERNO_POLICY), label(LABEL_KYVERNO_POLICY_NAMESPACE)) {
-        (Some(policy), None) if !policy.is_empty() => migrate(policy),
-        (Some(policy), Some(namespace)) if !policy.is_empty() && namespace.is_empty() => migrate(policy),
-        _ => {
-            let labels: Vec<_> = kyverno_labels(clone).map(|label| format!("{label}-")).collect();
-            format!("kubectl label secret {at} {}", labels.join(" "))
-        }
+    let label = |name: &str| clone.state.metadata.labels.as_ref()?.get(name).filter(|value| !value.is_empty());
+    if let (Some(policy), None) = (label(LABEL_KYVERNO_POLICY), label(LABEL_KYVERNO_POLICY_NAMESPACE)) {
+        return format!(
+            "gitlab-runner-webhook migrate --policy {policy}   # with --dry-run it only says what it would do"
+        );
     }
-}
-
-fn migrate(policy: &str) -> String {
-    format!("gitlab-runner-webhook migrate --policy {policy}   # with --dry-run it only says what it would do")
+    let labels: Vec<_> = kyverno_labels(clone).map(|label| format!("{label}-")).collect();
+    format!("kubectl label secret {at} {}", labels.join(" "))
 }
 
 fn kyverno_labels(clone: &SecretFacts) -> impl Iterator<Item = &str> {

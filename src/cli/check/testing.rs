@@ -8,22 +8,21 @@ use super::{
         Certificate,
         tests::{now, pem},
     },
-    facts::{
-        CertsFacts, Deployment, Facts, Grant, Presence, Reach, Rights, RunnerNamespace, SecretFacts, Serving, Unseen,
-    },
+    facts::{CertsFacts, Facts, Grant, Presence, Reach, Rights, RunnerNamespace, SecretFacts, Serving, Unseen},
     manager::Manager,
     report::{Finding, Level},
 };
 use crate::{
     agreement::{Named, Program, expected},
+    cli::rollout::Rollout,
     config::Config,
     trust::{CertsState, bundle::ca_keys},
 };
 
 /// The program's own, with so many replicas to be and to serve.
-pub(super) fn deployment(wanted: i32, available: i32) -> Deployment {
+pub(super) fn deployment(wanted: i64, available: i64) -> Rollout {
     let version = Some(env!("CARGO_PKG_VERSION").to_owned());
-    Deployment { wanted, available, updated: wanted, version, problem: None }
+    Rollout { wanted, available, updated: wanted, version, ..Rollout::default() }
 }
 
 /// A Secret with this data.

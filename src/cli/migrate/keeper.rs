@@ -46,21 +46,20 @@ impl Keeper {
             let name = label(&format!("{toolkit}.toolkit.fluxcd.io/name"))?;
             Some((name.to_owned(), label(&format!("{toolkit}.toolkit.fluxcd.io/namespace"))?.to_owned()))
         };
-        let of_flux =
-            |(name, namespace): (String, String), kind: &str, group: &str, versions: &[&str], value: &str| Self {
+        let of_flux = |(name, namespace): (String, String), kind: &str, group: &str, versions: &[&str], value: &str| {
+            let word = kind.to_lowercase();
+            let path = |version: &&str| {
+                format!("/apis/{group}.toolkit.fluxcd.io/{version}/namespaces/{namespace}/{word}s/{name}")
+            };
+            Self {
                 what: format!("Flux, by {kind} {namespace}/{name}"),
-                paths: versions
-                    .iter()
-                    .map(|version| {
-                        let kinds = kind.to_lowercase();
-                        format!("/apis/{group}.toolkit.fluxcd.io/{version}/namespaces/{namespace}/{kinds}s/{name}")
-                    })
-                    .collect(),
-                stop: format!("flux suspend {} {name} --namespace {namespace}", kind.to_lowercase()),
-                resume: format!("flux resume {} {name} --namespace {namespace}", kind.to_lowercase()),
+                paths: versions.iter().map(path).collect(),
+                stop: format!("flux suspend {word} {name} --namespace {namespace}"),
+                resume: format!("flux resume {word} {name} --namespace {namespace}"),
                 value: value.to_owned(),
                 state: State::Acts,
-            };
+            }
+        };
         if let Some(release) = flux("helm") {
             let value = format!("set {VALUE}, wait until this HelmRelease has that value");
             return Some(of_flux(release, "HelmRelease", "helm", &["v2", "v2beta2", "v2beta1"], &value));

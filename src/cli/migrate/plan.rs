@@ -13,6 +13,7 @@ use super::{
     policy::{Covered, Policy},
 };
 use crate::{
+    cli::rollout::Rollout,
     config::{CloneSpec, Config, NamespaceName, PolicyName},
     names::{APP, LABEL_NAMESPACE_NAME},
 };
@@ -281,11 +282,8 @@ fn not_ready(deployment: Option<&Value>) -> Option<String> {
              command, or say where it is with --namespace"
         ));
     };
-    let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
-    let wanted = deployment.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-    let seen = number("/status/observedGeneration") >= number("/metadata/generation");
-    let (updated, available) = (number("/status/updatedReplicas"), number("/status/availableReplicas"));
-    if wanted > 0 && seen && updated >= wanted && available >= wanted && number("/status/replicas") == updated {
+    let Rollout { wanted, total, available, updated, is_observed, .. } = Rollout::of(deployment);
+    if wanted > 0 && is_observed && updated >= wanted && available >= wanted && total == updated {
         return None;
     }
     Some(format!(
