@@ -27,7 +27,7 @@
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | `names` |
 //! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
-//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve | `config`, `names`, `telemetry` |
+//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve, which revision writes | `config`, `names`, `telemetry` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
 //! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |
@@ -38,6 +38,7 @@
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
 //! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `json`, `manifests`, `shutdown` |
 //! | `json` | what is read of raw JSON | nothing |
+//! | `brake`, `backoff` | when something is written again, tried again | nothing |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
@@ -47,6 +48,7 @@
 pub mod admission;
 pub mod agreement;
 mod backoff;
+mod brake;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -10,8 +10,8 @@ use tokio::{
 
 use crate::{
     agreement::{AtStart, Program},
-    cluster::{self, Events, Peers, Requests, Teller},
-    config::{Config, Settings, TlsMode},
+    cluster::{self, Clients, Events, Peers, Requests, RevisionWatch, Standing, Standings, Teller},
+    config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
     pki::{self, CertificateFiles, FileCertificate, Rotation, Trouble},
     server::{AppState, Certificate, HandOver, Server, bind, probe_router, webhook_router},
@@ -60,12 +60,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
 
     let (trigger, shutdown) = shutdown::channel();
+    let (revisions, standings) = revisions(&settings, &clients, &namespace);
     let requests = Requests::new(clients.request.clone());
     let program = Program::new(&settings, namespace.clone());
     let at_start = AtStart::new(Arc::clone(&config), program, requests.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
-    let teller = Teller::new(events.clone(), requests.clone(), instance(&settings));
+    let teller = Teller::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
     let webhook =
@@ -79,12 +80,16 @@ pub async fn run(settings: Settings) -> Result<()> {
         Way::SelfManaged(options) => {
             let (clock, metrics, events) = (pki::Clock::system(), metrics.clone(), events.clone());
             let rotation = Rotation::new(options, clock, &clients, certificate, &health, metrics, events);
+            let rotation = rotation.with_standings(standings.clone());
             tasks.spawn("certificate rotation", rotation.run(shutdown.clone()));
             None
         }
     };
     tasks.spawn("events", teller.run(shutdown.clone()));
-    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events);
+    if let Some(revisions) = revisions {
+        tasks.spawn("revisions", revisions.run(shutdown.clone()));
+    }
+    let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events).with_standings(standings);
     tasks.spawn("sync", driver.run(shutdown.clone()));
     tasks.spawn("agreement", at_start.run(shutdown.clone()));
     tasks.spawn("webhook server", webhook.serve(shutdown.clone(), FINISH));
@@ -122,6 +127,18 @@ pub async fn run(settings: Settings) -> Result<()> {
 enum Way {
     SelfManaged(pki::Options),
     Files(Box<FileCertificate>),
+}
+
+/// Whether this replica writes: always, unless it is one of a Deployment.
+fn revisions(settings: &Settings, clients: &Clients, namespace: &NamespaceName) -> (Option<RevisionWatch>, Standings) {
+    // A pod without that label gets an empty variable.
+    match settings.pod_template_hash.clone().filter(|hash| !hash.is_empty()) {
+        Some(hash) => {
+            let (watch, standings) = RevisionWatch::new(clients.watch.clone(), namespace, hash, settings.watch_timeout);
+            (Some(watch), standings)
+        }
+        None => (None, Standings::fixed(Standing::Active)),
+    }
 }
 
 /// Which replica this is, for who reads Events.

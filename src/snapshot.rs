@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub clones_loaded: bool,
     /// Since when each clone is not what its source is, by its name and namespace. In step: not in here.
     pub out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
+    /// Whether a newer revision of our Deployment writes: what it writes may follow from another configuration.
+    pub is_superseded: bool,
 }
 
 /// A source as far as admission needs it.

@@ -13,15 +13,18 @@ use kube::{Api, api::PostParams};
 use test_support::{
     Cluster, Manifests, Tool,
     cluster::{RUNNER_NAMESPACE, SOURCE_NAMESPACE, free_port},
+    wait,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
 const DIFFERS: &str = "does not follow from the configuration";
 
-/// What it says, and of which object.
-async fn told(tool: &Tool) -> Vec<(String, String)> {
+/// What it says, and of which object, once that many lines are there.
+async fn told(tool: &Tool, count: usize) -> Vec<(String, String)> {
     tool.has_compared().await;
-    let lines = tool.log_lines().into_iter().filter(|line| line["message"] == DIFFERS);
+    let differing = || tool.log_lines().into_iter().filter(|line| line["message"] == DIFFERS);
+    wait::until("all is said", async || (differing().count() >= count).then_some(())).await;
+    let lines = differing();
     let text = |line: &serde_json::Value, field: &str| line[field].as_str().unwrap().to_owned();
     lines.map(|line| (text(&line, "object"), text(&line, "disagreement"))).collect()
 }
@@ -34,13 +37,13 @@ async fn what_disagrees_is_named_and_nothing_else() {
     }
     cluster.register_webhooks(free_port(), "Ignore").await;
     let agrees = cluster.tool(BINARY).await.self_managed().start().await;
-    assert_eq!(told(&agrees).await, []);
+    assert_eq!(told(&agrees, 0).await, []);
     assert!(agrees.stop().await.success());
 
     // Other names than those that are installed: too little here, too much there.
     let config = "runnerNamespaces: {names: [builds]}\nclones: [{secret: registry, from: gitlab}]\n";
     let other = cluster.tool(BINARY).await.self_managed().config(config).spawn();
-    let said = told(&other).await;
+    let said = told(&other, 5).await;
     other.kill().await;
     assert_eq!(said.len(), 5, "{said:#?}");
     let holds = |object: &str, words: &str| {
@@ -62,7 +65,7 @@ async fn what_disagrees_is_named_and_nothing_else() {
         .apply(&cluster.plane)
         .await;
     let namespaced = cluster.tool(BINARY).await.self_managed().start().await;
-    assert_eq!(told(&namespaced).await, []);
+    assert_eq!(told(&namespaced, 0).await, []);
     assert!(namespaced.stop().await.success());
 
     let roles: Api<ClusterRole> = Api::all(cluster.admin.clone());
@@ -77,7 +80,7 @@ async fn what_disagrees_is_named_and_nothing_else() {
     }
     roles.replace("gitlab-runner-webhook", &PostParams::default(), &role).await.unwrap();
     let changed = cluster.tool(BINARY).await.self_managed().spawn();
-    let said = told(&changed).await;
+    let said = told(&changed, 2).await;
     let expected = [
         "lacks watch configmaps/gitlab-runner-webhook-trust",
         "may, without need, list+watch secrets in namespace gitlab-runner-webhook",

@@ -170,9 +170,11 @@ const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
 const APPLY: [&str; 2] = ["create", "patch"];
 const EVENTS: [&str; 2] =
     ["gitlab-runner-webhook.gitlab-gitlab-runner-secret", "gitlab-runner-webhook.gitlab-runner-webhook-trust"];
-const OWN: [(&str, &[&str], &str, &str); 9] = [
+const OWN: [(&str, &[&str], &str, &str); 10] = [
     (names::APP, &["get"], "endpoints", names::APP),
     (names::APP, &["get"], "deployments", names::APP),
+    // Their names are generated.
+    (names::APP, &WATCH, "replicasets", "any"),
     (names::APP, &APPLY, "events", "gitlab-runner-webhook.gitlab-runner-webhook"),
     ("everywhere", &["get"], "mutatingwebhookconfigurations", names::APP),
     ("everywhere", &["get"], "validatingwebhookconfigurations", names::APP),

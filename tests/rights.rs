@@ -39,6 +39,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     let listen = format!("127.0.0.1:{port}");
     let builder = cluster.tool(BINARY).await.self_managed().flag("--listen", &listen);
     let builder = builder.flag("--drain", "1").flag("--pod-name", "a-pod").flag("--namespace", NAMESPACE);
+    let builder = builder.flag("--pod-template-hash", "a-hash");
     // A watch ends and begins again within the test.
     let tool = builder.flag("--watch-timeout", "1").start().await;
 

@@ -174,7 +174,7 @@ async fn namespaces_come_and_go_by_label() {
 
     // What stopped matching while the tool was away is cleaned up when it comes back.
     relabel("after", json!({"tier": null})).await;
-    let _tool = cluster.tool(BINARY).await.config(selectors).start().await;
+    let _tool = cluster.tool(BINARY).await.config(selectors).flag("--cleanup-delay", "1").start().await;
     gone("after").await;
     cluster.clone_with("neither", SECRET, &TOKEN).await;
     assert!(has_data(&cluster.secret("before", SECRET).await.unwrap(), &[("their-key", "x")]));
@@ -219,7 +219,8 @@ async fn any_number_of_clones_in_any_number_of_namespaces() {
 
     // A namespace that is not configured any more loses its clones when the tool comes back.
     assert!(tool.stop().await.success());
-    let _tool = cluster.tool(BINARY).await.config(&config.replace("one, two, three", "one, three")).start().await;
+    let builder = cluster.tool(BINARY).await.config(&config.replace("one, two, three", "one, three"));
+    let _tool = builder.flag("--cleanup-delay", "1").start().await;
     for secret in secrets {
         wait::until("the clone in two goes", || async { cluster.secret("two", secret).await.is_none().then_some(()) })
             .await;

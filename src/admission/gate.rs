@@ -25,7 +25,7 @@ use crate::{
     cluster::{Problem, Requests},
     config::{CloneSpec, Config, GateThen, NamespaceName, SecretName},
     snapshot::{SharedSnapshot, Snapshot, SourceView},
-    sync::same_content,
+    sync::{names_another_source, same_content},
 };
 
 /// Audit annotation, and field of the log: the `resourceVersion` of the source that a clone was compared with.
@@ -168,6 +168,7 @@ impl Gate {
     /// One quorum read of both, shared by all who ask before it begins.
     async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let key = (spec.secret.clone(), namespace.clone());
+        let is_superseded = self.snapshot.load().is_superseded;
         let looking = self.flights.join(&key, || async {
             let name = spec.secret.as_str();
             let read = async {
@@ -181,6 +182,8 @@ impl Gate {
             let state = match clone {
                 None => State::CloneMissing,
                 Some(clone) if same_content(&source, &clone) => State::Current,
+                // A newer revision has another source for it, and answers for that.
+                Some(clone) if is_superseded && names_another_source(&clone.metadata, spec) => State::Current,
                 Some(_) => State::Stale,
             };
             Look { state, source_version: source.metadata.resource_version }

@@ -174,10 +174,16 @@ fn order<'a>(
     let certs = snapshot.certs.get(namespace);
     if kind == Kind::Job {
         return match (snapshot.trust.get(namespace), certs) {
+            // What a newer revision publishes is right, whatever Secret it is made of.
+            (Some(trust), _) if snapshot.is_superseded => {
+                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
+            }
             // What is there without its Secret is about to be deleted.
-            (Some(trust), None) if !snapshot.certs_loaded => Ok(Box::new(job::Order::new(*trust, config))),
+            (Some(trust), None) if !snapshot.certs_loaded => {
+                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
+            }
             (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => {
-                Ok(Box::new(job::Order::new(*trust, config)))
+                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
             }
             _ if !snapshot.certs_loaded => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),

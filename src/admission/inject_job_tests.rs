@@ -56,6 +56,23 @@ fn variables_follow_what_the_trust_bundle_has() {
 }
 
 #[test]
+fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
+    let lone = |has_bundle| Trust { has_bundle, has_hashes: !has_bundle };
+    for (config, trust, variable) in [
+        (Config::default(), lone(true), "SSL_CERT_FILE"),
+        (Config::default(), lone(false), "SSL_CERT_DIR"),
+        (config("certs: {publicRoots: none}"), lone(true), "SSL_CERT_FILE"),
+        (config("certs: {publicRoots: none}"), lone(false), "SSL_CERT_DIR"),
+    ] {
+        // Its Secret has another name, too: this configuration's is not there.
+        let snapshot = Snapshot { is_superseded: true, ..seen(None, Some(trust)) };
+        let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &snapshot, &config));
+        let variables = trusts(&pod["spec"]["containers"][0]).1;
+        assert!(variables.iter().any(|line| line.starts_with(variable)), "{variable}: {variables:?}");
+    }
+}
+
+#[test]
 fn the_names_of_variables_are_those_of_the_configuration() {
     let config = config("certs: {variables: {additive: [A], replacing: [GIT_SSL_CAINFO, B]}}");
     let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &certs(false), &config));

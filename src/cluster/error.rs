@@ -34,6 +34,8 @@ pub enum Reason {
     Invalid,
     /// 429.
     Throttled,
+    /// Something else keeps undoing it, so it waits.
+    Contended,
     /// 5xx.
     ServerError,
     /// An answer that cannot be understood.
@@ -56,6 +58,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::Invalid => "invalid",
             Self::Throttled => "throttled",
+            Self::Contended => "contended",
             Self::ServerError => "server-error",
             Self::Unreadable => "unreadable",
         }
@@ -111,6 +114,16 @@ impl Problem {
     /// A request that could not be built, and so was not sent.
     pub fn unsent(tried: impl Into<String>, error: &dyn std::error::Error) -> Self {
         Self { tried: tried.into(), reason: Reason::Invalid, message: error.to_string(), retry_after: None }
+    }
+
+    /// A write that waits, because something else keeps undoing it.
+    pub fn contended(tried: impl Into<String>) -> Self {
+        Self {
+            tried: tried.into(),
+            reason: Reason::Contended,
+            message: "something else keeps changing it; repaired at most once a minute until that ends".to_owned(),
+            retry_after: None,
+        }
     }
 
     /// No answer within `limit`.

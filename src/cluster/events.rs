@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::{
@@ -16,8 +16,9 @@ use k8s_openapi::{
 use serde_json::json;
 use tokio::{sync::Notify, time};
 
-use super::Requests;
+use super::{Requests, Standings};
 use crate::{
+    brake::{Brake, Rival},
     config::NamespaceName,
     names::{self, APP, FIELD_MANAGER_EVENT},
     shutdown::Shutdown,
@@ -92,7 +93,9 @@ pub struct Teller {
     events: Events,
     requests: Requests,
     instance: String,
+    standings: Standings,
     history: History,
+    brakes: HashMap<(NamespaceName, String), Brake<()>>,
 }
 
 /// The troubles that were told and are not over: of each Event which, how often, and since when.
@@ -124,8 +127,9 @@ impl Events {
 
 impl Teller {
     /// Writes by these requests what `events` take in. `instance` says which replica it is.
-    pub fn new(events: Events, requests: Requests, instance: String) -> Self {
-        Self { events, requests: requests.within(DEADLINE), instance, history: History::default() }
+    pub fn new(events: Events, requests: Requests, instance: String, standings: Standings) -> Self {
+        let (history, brakes) = Default::default();
+        Self { events, requests: requests.within(DEADLINE), instance, standings, history, brakes }
     }
 
     /// Runs until shutdown.
@@ -151,6 +155,11 @@ impl Teller {
         let Occurrence { regarding, is_warning, reason, note } = occurrence;
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
+        self.brakes.retain(|_, brake| !brake.is_idle(Instant::now()));
+        let is_braked = |brake: &Brake<()>| brake.due(&(), Rival::Other, Instant::now()).is_some();
+        if self.standings.is_superseded() || self.brakes.get(&key).is_some_and(is_braked) {
+            return;
+        }
         let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
         let uid = match &regarding.uid {
             Uid::Seen(uid) => uid.clone(),
@@ -176,7 +185,10 @@ impl Teller {
             "reportingInstance": self.instance,
         });
         match self.requests.apply::<CoreEvent>(FIELD_MANAGER_EVENT, &namespace, &name, event).await {
-            Ok(()) => self.history.note(key, occurrence, Told { reason, count, first }),
+            Ok(()) => {
+                self.brakes.entry(key.clone()).or_default().wrote((), Rival::Other, Instant::now());
+                self.history.note(key, occurrence, Told { reason, count, first });
+            }
             Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
         }
     }

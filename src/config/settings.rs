@@ -104,6 +104,16 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_POD_NAME")]
     pub pod_name: Option<String>,
 
+    /// Label pod-template-hash of the pod, by which a replica knows its revision. Without it, it always writes.
+    #[arg(long, value_name = "HASH", env = "GITLAB_RUNNER_WEBHOOK_POD_TEMPLATE_HASH")]
+    pub pod_template_hash: Option<String>,
+
+    /// How long an object of ours stays in a namespace that is not selected, unless this process saw it leave the
+    /// selection. Longer than a rollout takes.
+    #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_CLEANUP_DELAY",
+          default_value = "120", value_parser = seconds)]
+    pub cleanup_delay: Duration,
+
     /// How long reviews are still answered, or handed over to another replica, after SIGTERM. 0 ends at once.
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_DRAIN",
           default_value = "20", value_parser = seconds_or_none)]

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff;
+use crate::{
+    backoff,
+    brake::{Brake, Rival},
+};
 
 /// So long may the watch take to bring what was written, before it is looked at anew.
 const ECHO: Duration = Duration::from_secs(2);
@@ -19,12 +22,13 @@ pub struct Pause {
     failures: u32,
     /// The last write.
     last: Option<Instant>,
+    brake: Brake<()>,
 }
 
 impl Pause {
     /// Whether it may be done now.
     pub fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| until <= Instant::now())
+        self.until.is_none_or(|until| until <= Instant::now()) && !self.is_braked()
     }
 
     /// At once, and as if nothing had failed.
@@ -32,9 +36,15 @@ impl Pause {
         (self.until, self.failures) = (None, 0);
     }
 
+    /// Whether it was done so often that it has to wait for that alone: something else keeps undoing it.
+    pub fn is_braked(&self) -> bool {
+        self.brake.due(&(), Rival::Other, Instant::now()).is_some()
+    }
+
     /// After a write: until the watch has brought it.
     pub fn echo(&mut self) {
         let now = Instant::now();
+        self.brake.wrote((), Rival::Other, now);
         (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
     }
 

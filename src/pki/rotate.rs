@@ -23,7 +23,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    cluster::{Change, Clients, Events, Problem, Reason, Requests, WatchHealth},
+    cluster::{Change, Clients, Events, Problem, Reason, Requests, Standing, Standings, WatchHealth},
     server::{Certificate, Served},
     shutdown::Shutdown,
     telemetry::{
@@ -66,6 +66,7 @@ pub struct Rotation {
     /// What went wrong with each object, and has not gone right since.
     problems: BTreeMap<String, Problem>,
     trouble: Trouble,
+    standings: Standings,
     /// The state that was last logged.
     said: Option<&'static str>,
 }
@@ -133,9 +134,16 @@ impl Rotation {
             wants_secret: false,
             trouble: Trouble::new(tell, options.namespace.clone()),
             problems: BTreeMap::new(),
+            standings: Standings::fixed(Standing::Active),
             said: None,
             options,
         }
+    }
+
+    /// The same, but it writes only as long as no newer revision of our Deployment has taken over.
+    #[must_use]
+    pub fn with_standings(self, standings: Standings) -> Self {
+        Self { standings, ..self }
     }
 
     /// Runs until shutdown.
@@ -225,11 +233,19 @@ impl Rotation {
             self.ask_for_time().await;
         }
         self.issue();
+        // A replica that is not ready yet may have to write what it needs for that; one that is superseded has had its turn.
+        if self.standings.is_superseded() {
+            return self.show();
+        }
         if self.store_pause.is_over() {
             self.wants_secret = !matches!(self.with_view(plan::keyring), Ok(None));
             if self.wants_secret {
                 self.write_secret().await;
             }
+        } else if self.store_pause.is_braked() && !matches!(self.with_view(plan::keyring), Ok(None)) {
+            let object = self.store.object();
+            let problem = Problem::contended(format!("update {object}"));
+            self.complain(object, problem);
         }
         self.publish().await;
         self.show();
@@ -298,6 +314,7 @@ impl Rotation {
     }
 
     async fn publish(&mut self) {
+        self.note_contended();
         if self.due_to_publish().is_empty() {
             return;
         }
@@ -330,6 +347,20 @@ impl Rotation {
                     self.side(kind).pause.after_failure(problem.retry_after);
                     self.complain(object, problem);
                 }
+            }
+        }
+    }
+
+    /// Says which `caBundle` is wrong and stays so for now, because something else keeps changing it.
+    fn note_contended(&mut self) {
+        let Stored::Keyring { keyring, .. } = &self.stored else { return };
+        let ca_bundle = keyring.ca_bundle();
+        let kinds: Vec<_> = self.publication.differing(&ca_bundle).map(|(kind, _)| kind).collect();
+        for kind in kinds {
+            if self.side(kind).pause.is_braked() {
+                let object = self.publisher.object(kind);
+                let problem = Problem::contended(format!("update caBundle of {object}"));
+                self.complain(object, problem);
             }
         }
     }

@@ -1,35 +1,47 @@
 //! The sync loop: events in, looks and writes out. One task owns all state; writes run beside it.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt as _;
 use tokio::{task::JoinSet, time};
 
 use super::{
+    action::Action,
+    brakes::{Brakes, Wanted},
     observe::{Observed, Subject, Target},
-    plan::{Cause, CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
-    queue::{self, Order, Queue},
+    plan::{CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
+    queue::{Order, Queue},
     restart::{self, Contents, Restarts},
     secret::{SecretState, Source},
+    source_reads::SourceReads,
     states::States,
+    view,
     watches::{Event, Watches},
     write::Writer,
 };
 use crate::{
-    cluster::{Clients, Events, Problem, Reason, Requests},
+    brake::Rival,
+    cluster::{Clients, Events, Problem, Reason, Requests, Standing, Standings},
     config::{Config, NamespaceName, Settings},
     names::ANNOTATION_CONTENT,
     shutdown::Shutdown,
-    snapshot::{self, SharedSnapshot, Snapshot},
+    snapshot::SharedSnapshot,
     telemetry::{
         health::{BEAT_INTERVAL, Health},
         metrics::{Metrics, WriteLabels},
     },
-    trust::Publisher,
+    trust::{BundleState, Publisher},
 };
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
 const MAX_WRITES: usize = 24;
+/// Why a contended object is not what it should be.
+const CONTENDED_DETAIL: &str = "something else keeps changing it; repaired at most once a minute until that ends";
 /// Events taken in before the clones are looked at.
 const MAX_BATCH: usize = 256;
 
@@ -44,26 +56,20 @@ pub struct Driver {
     snapshot: SharedSnapshot,
     observed: Observed,
     queue: Queue,
-    reads: Vec<Read>,
+    /// Of each clone's source.
+    reads: Vec<SourceReads<Option<Arc<Source>>>>,
     work: JoinSet<Done>,
     writes: usize,
     states: States,
     contents: Contents,
     restarts: Option<Restarts>,
+    brakes: Brakes,
+    standings: Standings,
+    /// Since when this replica has known of each leftover.
+    leftovers: HashMap<Target, Instant>,
+    cleanup_delay: Duration,
     /// Whether the snapshot is behind what is known here.
     stale: bool,
-}
-
-/// Quorum reads of one source.
-#[derive(Default)]
-struct Read {
-    running: bool,
-    /// The latest answer, and the latest mark when it was asked for.
-    answer: Option<(u64, Option<Arc<Source>>)>,
-    failures: u32,
-    not_before: Option<Instant>,
-    /// Clones that need a later read before they are written.
-    waiting: Vec<Target>,
 }
 
 /// Something that ran beside the loop has ended.
@@ -79,17 +85,6 @@ enum Done {
         action: Action,
         result: Result<bool, Problem>,
     },
-}
-
-/// A write, as it is reported.
-struct Action {
-    name: &'static str,
-    /// Resource version of the source whose content was written.
-    version: Option<String>,
-    /// Whether the clone had other content before.
-    changes_content: bool,
-    /// Names of the keys that a foreign Secret had.
-    replaced_keys: Option<Vec<String>>,
 }
 
 impl Driver {
@@ -108,7 +103,7 @@ impl Driver {
         let (contents, restarts) = restart::channel(Arc::clone(&config), requests.clone(), metrics.clone());
         let driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
-            reads: config.clones.iter().map(|_| Read::default()).collect(),
+            reads: config.clones.iter().map(|_| SourceReads::default()).collect(),
             writer: Writer::new(requests.clone()),
             health: Arc::clone(health),
             queue: Queue::default(),
@@ -119,6 +114,10 @@ impl Driver {
             stale: false,
             contents,
             restarts: Some(restarts),
+            brakes: Brakes::default(),
+            standings: Standings::fixed(Standing::Active),
+            leftovers: HashMap::new(),
+            cleanup_delay: settings.cleanup_delay,
             config,
             watches,
             metrics,
@@ -126,6 +125,14 @@ impl Driver {
         };
         driver.publish();
         driver
+    }
+
+    /// The same, but it writes only as long as its revision of our Deployment is the one that does.
+    #[must_use]
+    pub fn with_standings(mut self, standings: Standings) -> Self {
+        self.restarts = self.restarts.map(|restarts| restarts.with_standings(standings.clone()));
+        self.standings = standings;
+        self
     }
 
     /// Runs until shutdown, then lets the writes under way end.
@@ -142,6 +149,7 @@ impl Driver {
                 () = shutdown.requested() => break,
                 event = self.watches.next() => self.take_in(event),
                 Some(done) = self.work.join_next() => self.finish(done),
+                () = self.standings.changed() => self.change_standing(),
                 () = until(due) => {}
                 _ = beat.tick() => {}
             }
@@ -179,6 +187,16 @@ impl Driver {
         }
     }
 
+    /// Another revision of our Deployment has taken over, or this one: everything is looked at anew.
+    fn change_standing(&mut self) {
+        self.stale = true;
+        self.leftovers.clear();
+        self.contents.repeat();
+        for target in self.observed.all_targets() {
+            self.queue.mark(target, Order::Last, Instant::now());
+        }
+    }
+
     /// Looks at every clone that was marked, as far as writes and reads allow.
     fn look(&mut self) {
         let now = Instant::now();
@@ -190,11 +208,9 @@ impl Driver {
         for clone in 0..self.reads.len() {
             self.read_if_wanted(clone, now);
         }
-        if self.queue.is_empty() {
-            // Nothing is left to write: the content of the sources need not be held.
-            for read in &mut self.reads {
-                read.answer = None;
-            }
+        let is_read_awaited = self.reads.iter().any(SourceReads::is_awaited);
+        if self.writes == 0 && !is_read_awaited && !self.queue.has_ready() {
+            self.reads.iter_mut().for_each(SourceReads::forget);
         }
     }
 
@@ -209,28 +225,28 @@ impl Driver {
         let Some(spec) = self.config.clones.get(clone) else { return };
         let namespace = self.observed.namespace_of(&self.config, &target);
         let there = self.observed.target(clone, &target.namespace);
-        let seen = plan(spec, self.observed.source(&self.config, clone), namespace, there);
-        let decided = match seen {
-            Plan::Rest(_) | Plan::Delete(Unwanted::NotSelected) => Some((seen, None)),
-            _ => self.reads.get(clone).and_then(|read| read.answer.as_ref()).filter(|(at, _)| *at >= mark).map(
-                |(_, source)| {
-                    let view =
-                        source.as_deref().map_or(SourceView::Missing, |source| SourceView::Present(&source.state));
-                    (plan(spec, view, namespace, there), source.clone())
-                },
-            ),
-        };
-        if let Some((Plan::Rest(rest), _)) = decided {
+        let seen_source = self.observed.source(&self.config, clone);
+        let seen = plan(spec, seen_source, namespace, there);
+        if let Plan::Rest(rest) = seen {
             return self.rest(&target, &rest);
         }
-        self.stale |= self.states.falls_out_of_step(&target, Instant::now());
-        let Some((plan, source)) = decided else {
-            if let Some(read) = self.reads.get_mut(clone) {
-                read.waiting.push(target);
-            }
+        let rival = Rival::of(there.is_some_and(SecretState::is_last_by_us));
+        let wanted = Wanted::of_clone(&seen, seen_source);
+        if self.is_held(&target, &seen, &wanted, rival) {
             return;
+        }
+        let there = self.observed.target(clone, &target.namespace);
+        let (Some(spec), Some(reads)) = (self.config.clones.get(clone), self.reads.get_mut(clone)) else { return };
+        let (plan, source) = match (seen, reads.answer(mark)) {
+            (seen @ Plan::Delete(Unwanted::NotSelected | Unwanted::Leftover), _) => (seen, None),
+            (_, Some(source)) => (plan(spec, SourceView::of(source.as_deref()), namespace, there), source.clone()),
+            (_, None) => return reads.wait(target),
         };
-        let action = Action::of(&plan, source.as_deref(), there);
+        if let Plan::Rest(rest) = plan {
+            return self.rest(&target, &rest);
+        }
+        let wanted = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
+        let action = Action::of_clone(&plan, source.as_deref(), there, wanted, rival);
         let (config, writer, there) = (Arc::clone(&self.config), self.writer.clone(), there.cloned());
         let namespace = target.namespace.clone();
         self.begin(target, action, async move {
@@ -247,11 +263,18 @@ impl Driver {
         if let Plan::Rest(rest) = plan {
             return self.rest(&target, &rest);
         }
+        let rival = Rival::of(there.is_some_and(BundleState::is_last_by_us));
+        let wanted = Wanted::of_trust(&plan, self.observed.certs_of(&target));
+        if self.is_held(&target, &plan, &wanted, rival) {
+            return;
+        }
+        let there = self.observed.all_bundles().get(&target.namespace);
         let (config, writer, publisher) = (Arc::clone(&self.config), self.writer.clone(), self.publisher.clone());
-        let (action, there, namespace) = (Action::of(&plan, None, None), there.cloned(), target.namespace.clone());
+        let action = Action::of_trust(&plan, wanted, rival);
+        let (there, namespace) = (there.cloned(), target.namespace.clone());
         self.begin(target, action, async move {
             match (plan, there) {
-                (Plan::Delete(Unwanted::NotSelected), _)
+                (Plan::Delete(Unwanted::NotSelected | Unwanted::Leftover), _)
                     if writer.is_selected(&config.runner_namespaces, &namespace).await? =>
                 {
                     Ok(false)
@@ -260,6 +283,33 @@ impl Driver {
                 (_, there) => publisher.publish(&namespace, there.as_ref()).await,
             }
         });
+    }
+
+    /// Whether this is not written now: by this replica, or so soon. It has been put where it belongs then.
+    fn is_held(&mut self, target: &Target, plan: &Plan, wanted: &Wanted, rival: Rival) -> bool {
+        let now = Instant::now();
+        self.stale |= self.states.falls_out_of_step(target, now);
+        if !self.standings.is_active() {
+            self.rest(target, &Rest::Standby);
+            return true;
+        }
+        let is_leftover = *plan == Plan::Delete(Unwanted::Leftover);
+        if !is_leftover {
+            self.leftovers.remove(target);
+        } else if !self.leftovers.contains_key(target) {
+            let (object, namespace) = (self.states.name(target), target.namespace.as_str());
+            let seconds = self.cleanup_delay.as_secs();
+            tracing::info!(object, namespace, seconds, "left over in a namespace that is not selected; deleted later");
+            self.leftovers.insert(target.clone(), now);
+        }
+        let old_enough = self.leftovers.get(target).map(|since| *since + self.cleanup_delay);
+        let braked = self.brakes.due(target, wanted, rival, now);
+        let Some(due) = old_enough.max(braked).filter(|due| *due > now) else { return false };
+        if braked.is_some() {
+            self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
+        }
+        self.queue.defer(target.clone(), due);
+        true
     }
 
     fn begin(
@@ -274,16 +324,14 @@ impl Driver {
     }
 
     fn read_if_wanted(&mut self, clone: usize, now: Instant) {
-        let Some((read, spec)) = self.reads.get_mut(clone).zip(self.config.clones.get(clone)) else { return };
-        if read.waiting.is_empty() || read.running || read.not_before.is_some_and(|due| due > now) {
-            return;
+        let Some((reads, spec)) = self.reads.get_mut(clone).zip(self.config.clones.get(clone)) else { return };
+        if reads.begin(now) {
+            let (mark, writer, spec) = (self.queue.latest_mark(), self.writer.clone(), spec.clone());
+            self.work.spawn(async move {
+                let result = writer.read_source(&spec).await.map(|source| source.map(Arc::new));
+                Done::Read { clone, mark, result }
+            });
         }
-        read.running = true;
-        let (mark, writer, spec) = (self.queue.latest_mark(), self.writer.clone(), spec.clone());
-        self.work.spawn(async move {
-            let result = writer.read_source(&spec).await.map(|source| source.map(Arc::new));
-            Done::Read { clone, mark, result }
-        });
     }
 
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -297,24 +345,18 @@ impl Driver {
     }
 
     fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<Source>>, Problem>) {
-        let Some(read) = self.reads.get_mut(clone) else { return };
-        read.running = false;
-        let waiting = std::mem::take(&mut read.waiting);
-        match result {
-            Ok(source) => {
-                (read.failures, read.not_before) = (0, None);
-                read.answer = Some((mark, source));
-            }
+        let Some(reads) = self.reads.get_mut(clone) else { return };
+        let waited = match result {
+            Ok(source) => reads.succeed(mark, source),
             Err(problem) => {
-                let pause = queue::pause(read.failures).max(problem.retry_after.unwrap_or_default());
-                read.failures = read.failures.saturating_add(1);
-                read.not_before = Some(Instant::now() + pause);
-                for target in &waiting {
+                let waited = reads.fail(&problem, Instant::now());
+                for target in &waited {
                     self.set_state(target, problem.reason.as_str(), &problem.to_string());
                 }
+                waited
             }
-        }
-        for target in waiting {
+        };
+        for target in waited {
             self.queue.put_back(target, Order::Last);
         }
     }
@@ -352,9 +394,10 @@ impl Driver {
                     lag_ms = millis(lag),
                     "written"
                 );
-                let fought = action.version.as_ref().is_some_and(|version| self.queue.wrote(target, version, now));
-                if fought {
-                    self.set_state(target, "fought-over", "something else keeps changing this clone");
+                self.leftovers.remove(target);
+                self.brakes.wrote(target, action.wanted.clone(), action.rival, now);
+                if self.brakes.contended_until(target, now).is_some() {
+                    self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
                 }
             }
             Err(problem) => {
@@ -375,11 +418,16 @@ impl Driver {
     }
 
     fn rest(&mut self, target: &Target, rest: &Rest) {
+        self.leftovers.remove(target);
         // What has been done already in the middle of a fan-out was done by another replica.
         if self.writes > 0 {
             self.queue.meet(target);
         }
-        self.queue.rest(target);
+        let contended = self.brakes.contended_until(target, Instant::now());
+        match contended {
+            Some(until) => self.queue.defer(target.clone(), until),
+            None => self.queue.rest(target),
+        }
         let detail = match (rest, target.subject) {
             (Rest::Conflict, Subject::Clone(clone)) => {
                 let there = self.observed.target(clone, &target.namespace);
@@ -397,7 +445,12 @@ impl Driver {
             self.tell_content(&target.namespace);
         }
         let uid = self.observed.uid(target);
-        self.stale |= self.states.rest(target, rest, detail.as_deref(), uid, Instant::now());
+        self.stale |= self.states.note_rest(target, rest, Instant::now());
+        match (contended, rest) {
+            // Right for now, and the next one to change it is about to come.
+            (Some(_), Rest::Synced) => self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid),
+            _ => self.states.set(target, rest.reason(), detail.as_deref(), uid),
+        }
     }
 
     /// Which content the clones of a namespace have, for Deployments that are restarted by that.
@@ -414,51 +467,13 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let view = |clone| match self.observed.source(&self.config, clone) {
-            SourceView::NotLoaded => snapshot::SourceView::NotLoaded,
-            SourceView::Missing => snapshot::SourceView::Missing,
-            SourceView::Present(_) => snapshot::SourceView::Present,
-        };
-        let sources = self.config.clones.iter().enumerate();
-        let certs = self.observed.all_certs();
-        let bundles = self.observed.all_bundles().iter();
-        let bundles = bundles.filter(|(_, bundle)| bundle.is_ours(&self.config.certs_secret_name));
-        self.snapshot.store(Arc::new(Snapshot {
-            sources: sources.map(|(clone, spec)| (spec.secret.clone(), (spec.from.clone(), view(clone)))).collect(),
-            certs: certs
-                .into_iter()
-                .flatten()
-                .map(|(namespace, state)| (namespace.clone(), state.certs.clone()))
-                .collect(),
-            certs_loaded: certs.is_some(),
-            trust: bundles.map(|(namespace, bundle)| (namespace.clone(), bundle.trust)).collect(),
-            namespaces: self.observed.all_namespaces(),
-            clones_loaded: self.observed.clones_loaded(),
-            out_of_step: self.states.out_of_step().clone(),
-        }));
+        let out_of_step = self.states.out_of_step().clone();
+        let snapshot = view::snapshot(&self.config, &self.observed, out_of_step, self.standings.is_superseded());
+        self.snapshot.store(Arc::new(snapshot));
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let reads = self.reads.iter().filter(|read| !read.running && !read.waiting.is_empty());
-        self.queue.next_due().into_iter().chain(reads.filter_map(|read| read.not_before)).min()
-    }
-}
-
-impl Action {
-    fn of(plan: &Plan, source: Option<&Source>, there: Option<&SecretState>) -> Self {
-        let (name, cause) = match plan {
-            Plan::Rest(_) => ("none", None),
-            Plan::Create => ("create", None),
-            Plan::Update(cause) => ("update", Some(*cause)),
-            Plan::Replace(cause) => ("replace", Some(*cause)),
-            Plan::Delete(_) => ("delete", None),
-        };
-        Self {
-            name,
-            changes_content: cause.is_some_and(|cause| cause != Cause::Marks),
-            version: source.and_then(|source| source.state.metadata.resource_version.clone()),
-            replaced_keys: there.filter(|_| cause == Some(Cause::Foreign)).map(|there| there.keys.clone()),
-        }
+        self.queue.next_due().into_iter().chain(self.reads.iter().filter_map(SourceReads::due)).min()
     }
 }
 

@@ -4,15 +4,19 @@
 //! compares what the stores hold ([`plan`]); a write ([`write`]) happens after a quorum read of the
 //! source that began later than the event, at most one at a time for each clone ([`driver`]).
 
+mod action;
+mod brakes;
 mod driver;
 mod observe;
 mod plan;
 mod queue;
 mod restart;
 mod secret;
+mod source_reads;
 mod states;
+mod view;
 mod watches;
 mod write;
 
 pub use driver::Driver;
-pub use secret::{SecretState, same_content};
+pub use secret::{SecretState, names_another_source, same_content};

@@ -9,7 +9,7 @@ use super::{
     secret::SecretState,
 };
 use crate::{
-    cluster::Change,
+    cluster::{Change, Store},
     config::{Config, NamespaceName},
     trust::{BundleState, CertsState},
 };
@@ -30,47 +30,8 @@ pub struct Target {
     pub namespace: NamespaceName,
 }
 
-/// Objects of one watch by namespace, with the list that is on its way.
-#[derive(Debug)]
-struct Store<T> {
-    objects: BTreeMap<NamespaceName, T>,
-    listed: Option<BTreeMap<NamespaceName, T>>,
-    loaded: bool,
-}
-
-impl<T> Default for Store<T> {
-    fn default() -> Self {
-        Self { objects: BTreeMap::new(), listed: None, loaded: false }
-    }
-}
-
-impl<T> Store<T> {
-    /// Takes in a change and returns the namespaces whose object may be another now.
-    fn apply(&mut self, change: Change<(NamespaceName, T)>) -> BTreeSet<NamespaceName> {
-        match change {
-            Change::ListBegins => self.listed = Some(BTreeMap::new()),
-            Change::Listed((namespace, object)) => {
-                self.listed.get_or_insert_default().insert(namespace, object);
-            }
-            Change::ListEnds => {
-                let listed = self.listed.take().unwrap_or_default();
-                let former = std::mem::replace(&mut self.objects, listed);
-                self.loaded = true;
-                return former.into_keys().chain(self.objects.keys().cloned()).collect();
-            }
-            Change::Applied((namespace, object)) => {
-                self.objects.insert(namespace.clone(), object);
-                return BTreeSet::from([namespace]);
-            }
-            Change::Deleted((namespace, _)) => {
-                self.objects.remove(&namespace);
-                return BTreeSet::from([namespace]);
-            }
-            Change::Failed(_) => {}
-        }
-        BTreeSet::new()
-    }
-}
+/// Objects of one watch by namespace.
+type ByNamespace<T> = Store<NamespaceName, T>;
 
 /// A Namespace as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +49,13 @@ impl From<&ObjectMeta> for Namespace {
 #[derive(Debug)]
 pub struct Observed {
     /// One store for each watch of namespaces.
-    namespaces: Vec<Store<Namespace>>,
+    namespaces: Vec<ByNamespace<Namespace>>,
     /// One store for each clone spec: source and clones alike, by namespace.
-    secrets: Vec<Store<SecretState>>,
-    certs: Store<CertsState>,
-    bundles: Store<BundleState>,
+    secrets: Vec<ByNamespace<SecretState>>,
+    certs: ByNamespace<CertsState>,
+    bundles: ByNamespace<BundleState>,
+    /// Namespaces that this process saw leave the selection, as long as an object of a watched name is there.
+    left: BTreeSet<NamespaceName>,
 }
 
 impl Observed {
@@ -103,6 +66,7 @@ impl Observed {
             secrets: (0..clones).map(|_| Store::default()).collect(),
             certs: Store::default(),
             bundles: Store::default(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -114,13 +78,20 @@ impl Observed {
         change: Change<(NamespaceName, Namespace)>,
     ) -> BTreeSet<Target> {
         let was_loaded = self.namespaces_loaded();
-        let changed = self.namespaces.get_mut(watch).map(|store| store.apply(change)).unwrap_or_default();
+        let Some(store) = self.namespaces.get_mut(watch) else { return BTreeSet::new() };
+        let former: BTreeSet<_> = match &change {
+            Change::Deleted((namespace, _)) => BTreeSet::from([namespace.clone()]),
+            Change::ListEnds => store.objects().keys().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        let changed = store.apply(change);
+        self.note_left(former);
         // Until every watch has listed, nobody can say that a namespace is not selected.
         let changed = if was_loaded == self.namespaces_loaded() {
             changed
         } else {
-            let clones = self.secrets.iter().flat_map(|store| store.objects.keys());
-            clones.chain(self.bundles.objects.keys()).cloned().chain(changed).collect()
+            let clones = self.secrets.iter().flat_map(|store| store.objects().keys());
+            clones.chain(self.bundles.objects().keys()).cloned().chain(changed).collect()
         };
         changed
             .into_iter()
@@ -168,29 +139,29 @@ impl Observed {
 
     /// `certsSecretName` by namespace, when its watch has listed.
     pub fn all_certs(&self) -> Option<&BTreeMap<NamespaceName, CertsState>> {
-        self.certs.loaded.then_some(&self.certs.objects)
+        self.certs.is_loaded().then_some(self.certs.objects())
     }
 
     /// Trust bundles, and whatever has their name, by namespace.
     pub fn all_bundles(&self) -> &BTreeMap<NamespaceName, BundleState> {
-        &self.bundles.objects
+        self.bundles.objects()
     }
 
     /// Runner namespaces that are there.
     pub fn all_namespaces(&self) -> BTreeSet<NamespaceName> {
-        self.namespaces.iter().flat_map(|store| store.objects.keys().cloned()).collect()
+        self.namespaces.iter().flat_map(|store| store.objects().keys().cloned()).collect()
     }
 
     /// Whether every watch of namespaces and clones has listed.
     pub fn clones_loaded(&self) -> bool {
-        self.namespaces_loaded() && self.secrets.iter().all(|store| store.loaded)
+        self.namespaces_loaded() && self.secrets.iter().all(ByNamespace::is_loaded)
     }
 
     /// The certificates that a trust bundle follows from.
     pub fn certs_of(&self, target: &Target) -> CertsView<'_> {
-        match self.certs.objects.get(&target.namespace) {
+        match self.certs.objects().get(&target.namespace) {
             Some(certs) => CertsView::Present(certs),
-            None if self.certs.loaded => CertsView::Missing,
+            None if self.certs.is_loaded() => CertsView::Missing,
             None => CertsView::NotLoaded,
         }
     }
@@ -200,23 +171,23 @@ impl Observed {
         let Some((spec, store)) = config.clones.get(clone).zip(self.secrets.get(clone)) else {
             return SourceView::NotLoaded;
         };
-        match store.objects.get(&spec.from) {
+        match store.objects().get(&spec.from) {
             Some(source) => SourceView::Present(source),
-            None if store.loaded => SourceView::Missing,
+            None if store.is_loaded() => SourceView::Missing,
             None => SourceView::NotLoaded,
         }
     }
 
     /// The Secret that is, or is in the place of, a clone.
     pub fn target(&self, clone: usize, namespace: &NamespaceName) -> Option<&SecretState> {
-        self.secrets.get(clone)?.objects.get(namespace)
+        self.secrets.get(clone)?.objects().get(namespace)
     }
 
     /// The uid of an object that is looked after, if it is there.
     pub fn uid(&self, target: &Target) -> Option<&str> {
         let metadata = match target.subject {
             Subject::Clone(clone) => &self.target(clone, &target.namespace)?.metadata,
-            Subject::Trust => &self.bundles.objects.get(&target.namespace)?.metadata,
+            Subject::Trust => &self.bundles.objects().get(&target.namespace)?.metadata,
         };
         metadata.uid.as_deref()
     }
@@ -224,27 +195,35 @@ impl Observed {
     /// The namespace of an object.
     pub fn namespace_of(&self, config: &Config, target: &Target) -> NamespaceView {
         let name = &target.namespace;
+        // The guard lets nothing be written or deleted where a source is, and neither names nor selectors can select it.
+        if config.clones.iter().any(|spec| spec.from == *name) {
+            return NamespaceView::OfSource;
+        }
         let loaded = match target.subject {
-            Subject::Clone(clone) if config.clones.get(clone).is_some_and(|spec| spec.from == *name) => {
-                return NamespaceView::OfSource;
-            }
-            Subject::Clone(clone) => self.secrets.get(clone).is_some_and(|store| store.loaded),
-            Subject::Trust => self.bundles.loaded,
+            Subject::Clone(clone) => self.secrets.get(clone).is_some_and(ByNamespace::is_loaded),
+            Subject::Trust => self.bundles.is_loaded(),
         };
-        match self.namespaces.iter().find_map(|store| store.objects.get(name)) {
+        match self.namespaces.iter().find_map(|store| store.objects().get(name)) {
             Some(namespace) if namespace.terminating => NamespaceView::Terminating,
             Some(_) if loaded => NamespaceView::Active,
             Some(_) => NamespaceView::NotLoaded,
             None if !self.namespaces_loaded() => NamespaceView::NotLoaded,
             None if config.runner_namespaces.names.contains(name) => NamespaceView::Absent,
+            None if self.left.contains(name) => NamespaceView::Left,
             None => NamespaceView::NotSelected,
         }
     }
 
+    /// Every object that is looked after, or is where one would be.
+    pub fn all_targets(&self) -> BTreeSet<Target> {
+        let clones = (0..self.secrets.len()).flat_map(|clone| self.targets(clone));
+        clones.chain(self.trust_targets(self.bundles.objects().keys().cloned().collect(), true)).collect()
+    }
+
     /// Every place where a clone of this spec is or should be.
     fn targets(&self, clone: usize) -> BTreeSet<Target> {
-        let wanted = self.namespaces.iter().flat_map(|store| store.objects.keys());
-        let there = self.secrets.get(clone).into_iter().flat_map(|store| store.objects.keys());
+        let wanted = self.namespaces.iter().flat_map(|store| store.objects().keys());
+        let there = self.secrets.get(clone).into_iter().flat_map(|store| store.objects().keys());
         wanted
             .chain(there)
             .map(|namespace| Target { subject: Subject::Clone(clone), namespace: namespace.clone() })
@@ -258,8 +237,20 @@ impl Observed {
         namespaces.into_iter().map(|namespace| Target { subject: Subject::Trust, namespace }).collect()
     }
 
+    /// Notes which of these namespaces are not selected any more, and forgets those in which nothing is left.
+    fn note_left(&mut self, former: BTreeSet<NamespaceName>) {
+        self.left.extend(former);
+        let Self { left, namespaces, secrets, bundles, .. } = self;
+        left.retain(|name| {
+            let is_selected = namespaces.iter().any(|store| store.objects().contains_key(name));
+            let is_occupied =
+                bundles.objects().contains_key(name) || secrets.iter().any(|store| store.objects().contains_key(name));
+            !is_selected && is_occupied
+        });
+    }
+
     fn namespaces_loaded(&self) -> bool {
-        self.namespaces.iter().all(|store| store.loaded)
+        self.namespaces.iter().all(ByNamespace::is_loaded)
     }
 }
 
@@ -346,9 +337,37 @@ mod tests {
         observed.namespace(&config, 0, Change::Applied((name("a"), ACTIVE)));
         assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::Active);
         assert_eq!(marked(observed.namespace(&config, 0, Change::Deleted((name("a"), ACTIVE)))), ["a"]);
-        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotSelected);
+        assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotSelected, "nothing is left there");
         assert_eq!(observed.namespace_of(&config, &target("gitlab-runner")), NamespaceView::Absent);
         assert_eq!(observed.namespace_of(&config, &target("gitlab")), NamespaceView::OfSource);
+    }
+
+    #[test]
+    fn that_a_namespace_left_is_known_only_to_who_saw_it_selected() {
+        let (config, mut observed) = (Config::default(), Observed::new(1, 1));
+        for change in [
+            Change::ListBegins,
+            Change::Listed((name("a"), state())),
+            Change::Listed((name("b"), state())),
+            Change::Listed((name("c"), state())),
+            Change::ListEnds,
+        ] {
+            observed.secret(&config, 0, change);
+        }
+        for change in [Change::Listed((name("a"), ACTIVE)), Change::Listed((name("b"), ACTIVE)), Change::ListEnds] {
+            observed.namespace(&config, 0, change);
+        }
+        observed.namespace(&config, 0, Change::Deleted((name("a"), ACTIVE)));
+        // And one vanished while the watch was down.
+        for change in [Change::ListBegins, Change::ListEnds] {
+            observed.namespace(&config, 0, change);
+        }
+        let view = |observed: &Observed, name| observed.namespace_of(&config, &target(name));
+        assert_eq!(view(&observed, "a"), NamespaceView::Left);
+        assert_eq!(view(&observed, "b"), NamespaceView::Left);
+        assert_eq!(view(&observed, "c"), NamespaceView::NotSelected, "never selected");
+        observed.namespace(&config, 0, Change::Applied((name("a"), ACTIVE)));
+        assert_eq!(view(&observed, "a"), NamespaceView::Active);
     }
 
     #[test]

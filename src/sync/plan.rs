@@ -2,7 +2,7 @@
 
 use crate::{
     config::{CloneSpec, OnForeignTarget, OnSourceDeleted, SecretName},
-    sync::secret::SecretState,
+    sync::secret::{SecretState, Source},
     trust::{BundleState, CertsState},
 };
 
@@ -15,6 +15,13 @@ pub enum SourceView<'a> {
     Missing,
     /// It is there.
     Present(&'a SecretState),
+}
+
+impl<'a> SourceView<'a> {
+    /// By what a read gave.
+    pub fn of(source: Option<&'a Source>) -> Self {
+        source.map_or(Self::Missing, |source| Self::Present(&source.state))
+    }
 }
 
 /// `certsSecretName` in the namespace of a trust bundle, as far as it is known.
@@ -33,7 +40,7 @@ pub enum CertsView<'a> {
 pub enum NamespaceView {
     /// A watch has not delivered its first list: nothing may be concluded.
     NotLoaded,
-    /// It is the source's own namespace.
+    /// A source is in it.
     OfSource,
     /// A runner namespace by name that does not exist.
     Absent,
@@ -41,7 +48,9 @@ pub enum NamespaceView {
     Terminating,
     /// A runner namespace, and there.
     Active,
-    /// Not, or no longer, a runner namespace.
+    /// This process saw it as a runner namespace, and it is none any more.
+    Left,
+    /// Not a runner namespace, as far as this process ever saw.
     NotSelected,
 }
 
@@ -83,6 +92,8 @@ pub enum Rest {
     Conflict,
     /// No clone belongs here, and none of ours is here.
     NotWanted,
+    /// Something is to be written, and another revision of our Deployment writes.
+    Standby,
 }
 
 /// Why a clone is written although it is there.
@@ -103,6 +114,9 @@ pub enum Unwanted {
     SourceDeleted,
     /// Its namespace is not a runner namespace any more.
     NotSelected,
+    /// It was found in a namespace that is not selected. It may be what another configuration wants there, so it is
+    /// deleted only after a delay.
+    Leftover,
 }
 
 impl Rest {
@@ -119,6 +133,7 @@ impl Rest {
             Self::CloneTerminating => "clone-terminating",
             Self::Conflict => "conflict",
             Self::NotWanted => "not-wanted",
+            Self::Standby => "standby",
         }
     }
 }
@@ -127,10 +142,14 @@ impl Rest {
 pub fn plan(spec: &CloneSpec, source: SourceView<'_>, namespace: NamespaceView, target: Option<&SecretState>) -> Plan {
     match namespace {
         NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
-        NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
         NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
         NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
-        NamespaceView::NotSelected => delete_if_ours(spec, target, Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::Left => delete_if_ours(spec, target, Unwanted::NotSelected, Rest::NotWanted),
+        // Labels prove nothing: anybody can write them.
+        NamespaceView::NotSelected if target.is_some_and(SecretState::was_ours) => {
+            delete_if_ours(spec, target, Unwanted::Leftover, Rest::NotWanted)
+        }
+        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
         NamespaceView::Active => match source {
             SourceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
             SourceView::Missing if spec.on_source_deleted == OnSourceDeleted::Delete => {
@@ -158,7 +177,11 @@ pub fn plan_trust(
         NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
         NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
         NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
-        NamespaceView::NotSelected | NamespaceView::OfSource => withdraw(Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::Left => withdraw(Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::NotSelected if there.is_some_and(BundleState::was_ours) => {
+            withdraw(Unwanted::Leftover, Rest::NotWanted)
+        }
+        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
         NamespaceView::Active => match certs {
             CertsView::NotLoaded => Plan::Rest(Rest::NotLoaded),
             CertsView::Missing => withdraw(Unwanted::SourceDeleted, Rest::SourceMissing),
@@ -375,7 +398,21 @@ mod tests {
         }
         assert_eq!(decide(NamespaceView::NotSelected, None), Plan::Rest(Rest::NotWanted));
         assert_eq!(decide(NamespaceView::NotSelected, Some(&foreign)), Plan::Rest(Rest::NotWanted));
-        assert_eq!(decide(NamespaceView::NotSelected, Some(&ours)), Plan::Delete(Unwanted::NotSelected));
+        assert_eq!(decide(NamespaceView::Left, None), Plan::Rest(Rest::NotWanted));
+        assert_eq!(decide(NamespaceView::Left, Some(&foreign)), Plan::Rest(Rest::NotWanted));
+        assert_eq!(decide(NamespaceView::Left, Some(&ours)), Plan::Delete(Unwanted::NotSelected));
+        // What is merely found there may be somebody's that looks like ours, or what another configuration wants.
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&ours)), Plan::Rest(Rest::NotWanted));
+        let written = with(super::tests::ours(), "/metadata/managedFields", managers("gitlab-runner-webhook-clone"));
+        let written = SecretState::from(secret(written));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&written)), Plan::Delete(Unwanted::Leftover));
+        for namespace in [NamespaceView::OfSource, NamespaceView::Absent] {
+            assert!(matches!(decide(namespace, Some(&written)), Plan::Rest(_)));
+        }
+    }
+
+    fn managers(name: &str) -> Value {
+        json!([{"manager": name, "time": "2026-01-01T00:00:00Z"}])
     }
 
     #[test]
@@ -390,7 +427,7 @@ mod tests {
     #[test]
     fn a_trust_bundle_follows_the_certificates_of_its_namespace() {
         use CertsView::{Missing, NotLoaded, Present};
-        use NamespaceView::{Absent, Active, NotSelected, Terminating};
+        use NamespaceView::{Absent, Active, Left, NotSelected, OfSource, Terminating};
 
         const NAME: &str = "gitlab-runner-webhook-trust";
         let name = Config::default().certs_secret_name;
@@ -411,6 +448,8 @@ mod tests {
         let ours = map(marks.clone(), data.clone());
         let edited = map(marks.clone(), json!({"ca.crt": "edited"}));
         let unmarked = map(json!({"name": NAME, "namespace": "gitlab-runner"}), data.clone());
+        let written = with(marks.clone(), "/managedFields", managers("gitlab-runner-webhook-trust"));
+        let written = map(written, data.clone());
         let terminating = map(with(marks, "/deletionTimestamp", json!("2026-01-01T00:00:00Z")), json!({}));
 
         let table = [
@@ -427,8 +466,11 @@ mod tests {
             (Missing, Active, Some(&ours), Plan::Delete(Unwanted::SourceDeleted)),
             (Missing, Active, Some(&unmarked), Plan::Rest(Rest::SourceMissing)),
             (Missing, Active, None, Plan::Rest(Rest::SourceMissing)),
-            (Present(&good), NotSelected, Some(&ours), Plan::Delete(Unwanted::NotSelected)),
-            (Present(&good), NotSelected, Some(&unmarked), Plan::Rest(Rest::NotWanted)),
+            (Present(&good), Left, Some(&ours), Plan::Delete(Unwanted::NotSelected)),
+            (Present(&good), Left, Some(&unmarked), Plan::Rest(Rest::NotWanted)),
+            (Present(&good), NotSelected, Some(&ours), Plan::Rest(Rest::NotWanted)),
+            (Present(&good), NotSelected, Some(&written), Plan::Delete(Unwanted::Leftover)),
+            (Present(&good), OfSource, Some(&written), Plan::Rest(Rest::NotWanted)),
             (Present(&good), Terminating, None, Plan::Rest(Rest::NamespaceTerminating)),
             (Present(&good), Absent, None, Plan::Rest(Rest::NamespaceAbsent)),
         ];

@@ -14,9 +14,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const ECHO: Duration = Duration::from_millis(100);
 /// Failures after which an event during the write does not cut the pause short any more.
 const EAGER_RETRIES: u32 = 3;
-/// Writes of the same content in a row, each within [`FIGHT_WINDOW`] of the one before, that are not delayed.
-const FREE_REPAIRS: u32 = 20;
-const FIGHT_WINDOW: Duration = Duration::from_mins(1);
 
 /// Clones to look at: each at most once in the queue, and at most once at work.
 #[derive(Debug, Default)]
@@ -25,7 +22,6 @@ pub struct Queue {
     first: VecDeque<Target>,
     last: VecDeque<Target>,
     delayed: BTreeSet<(Instant, Target)>,
-    repairs: HashMap<Target, Repairs>,
     marks: u64,
     /// How often the way through the many was turned round. Odd: from their end.
     turns: u64,
@@ -52,14 +48,6 @@ enum Place {
     Writing {
         again: bool,
     },
-}
-
-/// A history of writing the same content over and over.
-#[derive(Debug)]
-struct Repairs {
-    version: String,
-    last: Instant,
-    streak: u32,
 }
 
 /// Where a marked clone is put.
@@ -96,14 +84,8 @@ impl Queue {
             }
             Place::Taken => {}
         }
-        let pause = self.repairs.get(&target).map_or(Duration::ZERO, |repairs| repairs.pause(now));
-        if pause.is_zero() {
-            entry.place = Place::Ready;
-            self.push(target, order);
-        } else {
-            entry.place = Place::Delayed(now + pause);
-            self.delayed.insert((now + pause, target));
-        }
+        entry.place = Place::Ready;
+        self.push(target, order);
     }
 
     /// The number of the latest mark: a read that begins now is later than every mark up to it.
@@ -138,6 +120,16 @@ impl Queue {
         {
             entry.place = Place::Ready;
             self.push(target, order);
+        }
+    }
+
+    /// Puts back a clone that was taken, to be looked at again when it is due or when something happens to it.
+    pub fn defer(&mut self, target: Target, due: Instant) {
+        if let Some(entry) = self.entries.get_mut(&target)
+            && entry.place == Place::Taken
+        {
+            entry.place = Place::Delayed(due);
+            self.delayed.insert((due, target));
         }
     }
 
@@ -204,40 +196,14 @@ impl Queue {
         pause
     }
 
-    /// Notes that the content of source `version` was written. Returns whether somebody keeps undoing it.
-    pub fn wrote(&mut self, target: &Target, version: &str, now: Instant) -> bool {
-        self.repairs.retain(|_, repairs| now.saturating_duration_since(repairs.last) < FIGHT_WINDOW);
-        let repairs = self.repairs.entry(target.clone()).or_insert_with(|| Repairs {
-            version: version.to_owned(),
-            last: now,
-            streak: 0,
-        });
-        if repairs.version == version {
-            repairs.streak = repairs.streak.saturating_add(1);
-        } else {
-            *repairs = Repairs { version: version.to_owned(), last: now, streak: 1 };
-        }
-        repairs.last = now;
-        repairs.streak > FREE_REPAIRS
-    }
-
-    /// Whether no clone waits or is written.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Whether something may be looked at now.
+    pub fn has_ready(&self) -> bool {
+        !(self.first.is_empty() && self.last.is_empty())
     }
 
     /// When the next delayed clone is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.delayed.first().map(|(due, _)| *due)
-    }
-}
-
-impl Repairs {
-    fn pause(&self, now: Instant) -> Duration {
-        if self.streak <= FREE_REPAIRS || now.saturating_duration_since(self.last) >= FIGHT_WINDOW {
-            return Duration::ZERO;
-        }
-        pause(self.streak - FREE_REPAIRS)
     }
 }
 
@@ -380,23 +346,18 @@ mod tests {
     }
 
     #[test]
-    fn whoever_changes_a_clone_back_again_and_again_is_answered_ever_more_slowly() {
-        let (mut queue, mut now) = (Queue::default(), Instant::now());
-        let mut fought = 0;
-        for round in 0..30 {
-            queue.mark(target("a"), Order::First, now);
-            now = queue.next_due().unwrap_or(now);
-            let (a, _) = queue.take(now).unwrap();
-            queue.begin(&a);
-            queue.succeed(&a, now);
-            fought += u32::from(queue.wrote(&a, "7", now));
-            assert_eq!(fought > 0, round >= FREE_REPAIRS, "{round}");
+    fn what_is_deferred_waits_until_it_is_due_or_something_happens() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let due = now + Duration::from_mins(1);
+        for name in ["a", "b"] {
+            queue.mark(target(name), Order::First, now);
+            let (taken, _) = queue.take(now).unwrap();
+            queue.defer(taken, due);
         }
+        assert!(queue.take(now).is_none());
+        assert_eq!(queue.next_due(), Some(due));
         queue.mark(target("a"), Order::First, now);
-        assert!(queue.take(now).is_none() && queue.next_due().is_some());
-        // A new version of the source is no fight.
-        assert!(!queue.wrote(&target("a"), "8", now));
-        queue.mark(target("b"), Order::First, now);
-        assert_eq!(taken(&mut queue, now), ["b"]);
+        assert_eq!(taken(&mut queue, now), ["a"]);
+        assert_eq!(taken(&mut queue, due), ["b"]);
     }
 }

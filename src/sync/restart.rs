@@ -6,9 +6,9 @@
 //! content changes while somebody watches: it may have been started a moment ago.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -17,7 +17,8 @@ use tokio::{sync::mpsc, time};
 
 use crate::{
     backoff,
-    cluster::{Problem, Reason, Requests},
+    brake::{Brake, Rival},
+    cluster::{Problem, Reason, Requests, Standing, Standings},
     config::{Config, DeploymentName, NamespaceName},
     names::{ANNOTATION_RESTARTED_FOR, FIELD_MANAGER_RESTART},
     telemetry::metrics::{Metrics, WriteLabels},
@@ -49,6 +50,8 @@ pub(super) struct Contents {
 /// Restarts Deployments, one at a time.
 pub(super) struct Restarts {
     requests: Requests,
+    standings: Standings,
+    brakes: HashMap<(NamespaceName, DeploymentName), Brake<()>>,
     deployments: BTreeSet<DeploymentName>,
     metrics: Metrics,
     contents: mpsc::UnboundedReceiver<Content>,
@@ -59,7 +62,17 @@ pub(super) fn channel(config: Arc<Config>, requests: Requests, metrics: Metrics)
     let (sender, contents) = mpsc::unbounded_channel();
     let deployments = config.restart.clone();
     let told = Contents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
-    (told, Restarts { requests, deployments, metrics, contents })
+    (
+        told,
+        Restarts {
+            requests,
+            standings: Standings::fixed(Standing::Active),
+            brakes: HashMap::new(),
+            deployments,
+            metrics,
+            contents,
+        },
+    )
 }
 
 impl Contents {
@@ -67,6 +80,14 @@ impl Contents {
     pub(super) fn wrote(&mut self, namespace: &NamespaceName) {
         if !self.config.restart.is_empty() {
             self.wrote.insert(namespace.clone());
+        }
+    }
+
+    /// Says all that is known once more: this replica has begun to write.
+    pub(super) fn repeat(&self) {
+        for (namespace, versions) in &self.known {
+            let content = Content { namespace: namespace.clone(), versions: versions.join("."), changed: false };
+            let _ = self.sender.send(content);
         }
     }
 
@@ -89,17 +110,39 @@ impl Contents {
 }
 
 impl Restarts {
+    /// The same, but only while clones are this replica's to write.
+    pub(super) fn with_standings(self, standings: Standings) -> Self {
+        Self { standings, ..self }
+    }
+
     /// Runs until the sync loop ends.
     pub(super) async fn run(mut self) {
-        while let Some(content) = self.contents.recv().await {
-            for deployment in &self.deployments {
-                self.see_to(deployment, &content).await;
+        while let Some(first) = self.contents.recv().await {
+            let mut latest = BTreeMap::from([(first.namespace.clone(), first)]);
+            while let Ok(mut content) = self.contents.try_recv() {
+                content.changed |= latest.get(&content.namespace).is_some_and(|former| former.changed);
+                latest.insert(content.namespace.clone(), content);
+            }
+            let deployments = self.deployments.clone();
+            for content in latest.values() {
+                for deployment in &deployments {
+                    if self.standings.is_active() {
+                        self.see_to(deployment, content).await;
+                    }
+                }
             }
         }
     }
 
-    async fn see_to(&self, deployment: &DeploymentName, content: &Content) {
+    async fn see_to(&mut self, deployment: &DeploymentName, content: &Content) {
         let (object, namespace) = (deployment.as_str(), content.namespace.as_str());
+        let key = (content.namespace.clone(), deployment.clone());
+        self.brakes.retain(|_, brake| !brake.is_idle(Instant::now()));
+        // Two sources by turns would restart it for ever.
+        if let Some(due) = self.brakes.get(&key).and_then(|brake| brake.due(&(), Rival::Other, Instant::now())) {
+            tracing::warn!(object, namespace, "Deployment restarted too often; the next restart waits for a minute");
+            time::sleep_until(due.into()).await;
+        }
         for attempt in 0..ATTEMPTS {
             let result = self.restart(deployment, content).await;
             let word = result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok");
@@ -108,6 +151,7 @@ impl Restarts {
                 Ok(false) => return,
                 Ok(true) => {
                     self.metrics.writes.get_or_create(&labels).inc();
+                    self.brakes.entry(key).or_default().wrote((), Rival::Other, Instant::now());
                     return tracing::info!(object, namespace, "Deployment restarted, because a clone has new content");
                 }
                 Err(problem) => {

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
+    cluster::Authorship,
     config::CloneSpec,
     digest::Digest,
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
@@ -63,8 +64,8 @@ pub struct SecretState {
     /// Whether the API server refuses changes of its data.
     pub immutable: bool,
     digest: Digest,
-    /// Whether our field manager still owns a field of it.
-    written_by_us: bool,
+    /// What our field manager has to do with it.
+    authorship: Authorship,
 }
 
 impl SecretState {
@@ -92,7 +93,17 @@ impl SecretState {
 
     /// Whether it was ours, whatever was done to its labels since.
     pub fn was_ours(&self) -> bool {
-        self.written_by_us
+        self.authorship.has_part
+    }
+
+    /// Whether an instance of this program wrote it last.
+    pub fn is_last_by_us(&self) -> bool {
+        self.authorship.is_last
+    }
+
+    /// Stands for type and data.
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
     }
 
     /// Whether a Kyverno policy made it, and may still look after it.
@@ -145,6 +156,13 @@ impl From<Secret> for Source {
     }
 }
 
+/// Whether a Secret says of itself that it is our clone of another source than that of `spec`.
+pub fn names_another_source(metadata: &ObjectMeta, spec: &CloneSpec) -> bool {
+    let value = |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref()?.get(key).cloned();
+    value(&metadata.labels, LABEL_MANAGED_BY).is_some_and(|by| by == APP)
+        && value(&metadata.annotations, ANNOTATION_SOURCE).is_some_and(|source| source != spec.source())
+}
+
 /// Whether two Secrets have the same type and data: all that makes a clone equal to its source.
 pub fn same_content(one: &Secret, other: &Secret) -> bool {
     let data = |secret: &Secret| secret.data.clone().filter(|data| !data.is_empty());
@@ -164,7 +182,7 @@ fn split(secret: Secret) -> (SecretState, Payload) {
         keys: payload.data.keys().cloned().collect(),
         immutable: secret.immutable.unwrap_or_default(),
         digest: payload.digest(),
-        written_by_us: managers.iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER_CLONE)),
+        authorship: Authorship::of(&managers, FIELD_MANAGER_CLONE),
         metadata,
     };
     (state, payload)

@@ -46,15 +46,7 @@ impl States {
     }
 
     /// Notes that nothing is to be done, and why. Returns whether admission has to know.
-    pub fn rest(
-        &mut self,
-        target: &Target,
-        rest: &Rest,
-        detail: Option<&str>,
-        uid: Option<&str>,
-        now: Instant,
-    ) -> bool {
-        self.set(target, rest.reason(), detail, uid);
+    pub fn note_rest(&mut self, target: &Target, rest: &Rest, now: Instant) -> bool {
         match rest {
             Rest::Synced | Rest::NotWanted | Rest::NamespaceAbsent | Rest::NamespaceTerminating => {
                 self.key(target).is_some_and(|key| self.out_of_step.remove(&key).is_some())
@@ -167,6 +159,7 @@ fn is_trouble(subject: Subject, state: &str) -> bool {
             Rest::NamespaceTerminating,
             Rest::CloneTerminating,
             Rest::NotWanted,
+            Rest::Standby,
         ]
         .iter()
         .any(|rest| rest.reason() == state),

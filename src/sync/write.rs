@@ -54,7 +54,9 @@ impl Writer {
             }
             (Plan::Delete(why), _, Some(there)) => {
                 // The clone may have come to us before its namespace did: ask before deleting.
-                if *why == Unwanted::NotSelected && self.is_selected(runner_namespaces, namespace).await? {
+                if matches!(why, Unwanted::NotSelected | Unwanted::Leftover)
+                    && self.is_selected(runner_namespaces, namespace).await?
+                {
                     return Ok(false);
                 }
                 self.delete(spec, namespace, there).await?;

@@ -12,9 +12,10 @@ use super::{
     bundle::{self, BundleError, TrustBundle},
 };
 use crate::{
+    cluster::Authorship,
     config::{NamespaceName, PublicRoots, SecretName},
     digest::Digest,
-    names::{ANNOTATION_SOURCE, APP, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
+    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
 };
 
 /// `certsSecretName` in one namespace.
@@ -40,6 +41,8 @@ pub struct BundleState {
     /// What job pods find in it.
     pub trust: Trust,
     digest: Digest,
+    /// What our field manager has to do with it.
+    authorship: Authorship,
 }
 
 impl CertsState {
@@ -64,6 +67,11 @@ impl Wanted {
         matches!(self.0, Ok(Some(_)))
     }
 
+    /// Stands for its data, if there is to be one.
+    pub(crate) fn digest(&self) -> Option<&Digest> {
+        self.0.as_ref().ok()?.as_ref()
+    }
+
     /// Why there can be no bundle although there are certificates.
     pub fn problem(&self) -> Option<&str> {
         self.0.as_ref().err().map(String::as_str)
@@ -73,7 +81,7 @@ impl Wanted {
 impl From<ConfigMap> for BundleState {
     fn from(map: ConfigMap) -> Self {
         let mut metadata = map.metadata;
-        metadata.managed_fields = None;
+        let managers = metadata.managed_fields.take().unwrap_or_default();
         let data = map.data.unwrap_or_default();
         // No bundle of ours has binary data; any there makes it another.
         let binary = map.binary_data.unwrap_or_default();
@@ -84,6 +92,7 @@ impl From<ConfigMap> for BundleState {
             immutable: map.immutable.unwrap_or_default(),
             trust: Trust { has_bundle: data.contains_key(KEY_BUNDLE), has_hashes: data.keys().any(is_hash) },
             digest,
+            authorship: Authorship::of(&managers, FIELD_MANAGER_TRUST),
         }
     }
 }
@@ -94,12 +103,27 @@ impl BundleState {
         matches!(&wanted.0, Ok(Some(digest)) if *digest == self.digest)
     }
 
+    /// Whether it says of itself that this program manages it, by whatever configuration.
+    pub fn is_managed(&self) -> bool {
+        let labels = self.metadata.labels.as_ref();
+        labels.and_then(|all| all.get(LABEL_MANAGED_BY)).is_some_and(|by| by == APP)
+    }
+
+    /// Whether our field manager owns a part of it.
+    pub fn was_ours(&self) -> bool {
+        self.authorship.has_part
+    }
+
+    /// Whether an instance of this program wrote it last.
+    pub fn is_last_by_us(&self) -> bool {
+        self.authorship.is_last
+    }
+
     /// Whether it says of itself that it is ours. Without this it is never deleted, and never shown to a pod.
     pub fn is_ours(&self, certs_secret_name: &SecretName) -> bool {
-        let labels = self.metadata.labels.as_ref();
         let annotations = self.metadata.annotations.as_ref();
         let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
-        labels.and_then(|all| all.get(LABEL_MANAGED_BY)).is_some_and(|by| by == APP)
+        self.is_managed()
             && annotations.and_then(|all| all.get(ANNOTATION_SOURCE)).is_some_and(|source| {
                 source.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'))
                     == Some(certs_secret_name.as_str())

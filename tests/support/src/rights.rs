@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// The shipped `ServiceAccount`, and its namespace.
 const ACCOUNT: &str = "gitlab-runner-webhook";
 const EVERYWHERE: &str = "everywhere";
+/// The one resource whose names cannot be known before: the revisions of our own Deployment.
+const REVISIONS: &str = "replicasets";
+const ANY: &str = "any";
 
 /// (namespace or everywhere, verb, resource, object): one thing that may be done.
 pub type Right = (String, String, String, String);
@@ -33,14 +36,16 @@ pub fn granted(objects: &[Value]) -> BTreeSet<Right> {
         assert_eq!(binding["subjects"], json!([subject]));
         for rule in list(&role["rules"]) {
             assert_eq!(rule["nonResourceURLs"], Value::Null, "{rule:#}");
-            let names = list(&rule["resourceNames"]);
+            let is_of_revisions = rule["resources"] == json!([REVISIONS]) && namespace == ACCOUNT;
+            let any = [json!(ANY)];
+            let names = if is_of_revisions { &any } else { list(&rule["resourceNames"]) };
             assert!(!names.is_empty(), "a rule without resourceNames is one on all objects: {rule:#}");
             assert!(!rule.to_string().contains('*'), "wildcard: {rule:#}");
             for resource in list(&rule["resources"]) {
                 let group = match text(resource) {
                     kind if kind.ends_with("webhookconfigurations") => "admissionregistration.k8s.io",
                     kind if kind.starts_with("validatingadmissionpolic") => "admissionregistration.k8s.io",
-                    "deployments" => "apps",
+                    "deployments" | REVISIONS => "apps",
                     _ => "",
                 };
                 assert_eq!(rule["apiGroups"], json!([group]), "{rule:#}");
@@ -84,6 +89,9 @@ pub fn used(granted: &BTreeSet<Right>, requests: &[AuditEvent]) -> BTreeSet<Righ
 fn named(request: &AuditEvent) -> String {
     if !request.name.is_empty() {
         return request.name.clone();
+    }
+    if request.resource == REVISIONS {
+        return ANY.to_owned();
     }
     let selector = request.uri.split("fieldSelector=metadata.name%3D").nth(1);
     let selector = selector.and_then(|rest| rest.split('&').next());
