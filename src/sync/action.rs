@@ -1,7 +1,7 @@
 //! A write, as it is braked and reported. PURE.
 
 use super::{
-    brakes::Wanted,
+    permits::Wanted,
     plan::{Cause, Plan},
     secret::{SecretState, Source},
 };

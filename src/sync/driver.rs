@@ -1,19 +1,14 @@
 //! The sync loop: events in, looks and writes out. One task owns all state; writes run beside it.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use tokio::{task::JoinSet, time};
 
 use super::{
     action::Action,
-    brakes::{Brakes, Wanted},
     observe::{Observed, Subject, Target},
+    permits::{Permit, Permits, Wanted},
     plan::{CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{Order, Queue},
     restart::{self, Contents, Restarts},
@@ -63,11 +58,8 @@ pub struct Driver {
     states: States,
     contents: Contents,
     restarts: Option<Restarts>,
-    brakes: Brakes,
+    permits: Permits,
     standings: Standings,
-    /// Since when this replica has known of each leftover.
-    leftovers: HashMap<Target, Instant>,
-    cleanup_delay: Duration,
     /// Whether the snapshot is behind what is known here.
     stale: bool,
 }
@@ -114,10 +106,8 @@ impl Driver {
             stale: false,
             contents,
             restarts: Some(restarts),
-            brakes: Brakes::default(),
+            permits: Permits::new(settings.cleanup_delay),
             standings: Standings::fixed(Standing::Active),
-            leftovers: HashMap::new(),
-            cleanup_delay: settings.cleanup_delay,
             config,
             watches,
             metrics,
@@ -190,7 +180,7 @@ impl Driver {
     /// Another revision of our Deployment has taken over, or this one: everything is looked at anew.
     fn change_standing(&mut self) {
         self.stale = true;
-        self.leftovers.clear();
+        self.permits.forget_leftovers();
         self.contents.repeat();
         for target in self.observed.all_targets() {
             self.queue.mark(target, Order::Last, Instant::now());
@@ -289,26 +279,26 @@ impl Driver {
     fn is_held(&mut self, target: &Target, plan: &Plan, wanted: &Wanted, rival: Rival) -> bool {
         let now = Instant::now();
         self.stale |= self.states.falls_out_of_step(target, now);
-        if !self.standings.is_active() {
-            self.rest(target, &Rest::Standby);
-            return true;
+        match self.permits.ask(self.standings.current(), target, plan, (wanted, rival), now) {
+            Permit::Now => return false,
+            Permit::Unknown => self.queue.rest(target),
+            Permit::OfOther => self.rest(target, &Rest::Standby),
+            Permit::Later { due, is_contended } => {
+                if is_contended {
+                    self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
+                } else {
+                    let (object, namespace) = (self.states.name(target), target.namespace.as_str());
+                    let seconds = due.saturating_duration_since(now).as_secs();
+                    tracing::info!(
+                        object,
+                        namespace,
+                        seconds,
+                        "left over in a namespace that is not selected; deleted then"
+                    );
+                }
+                self.queue.defer(target.clone(), due);
+            }
         }
-        let is_leftover = *plan == Plan::Delete(Unwanted::Leftover);
-        if !is_leftover {
-            self.leftovers.remove(target);
-        } else if !self.leftovers.contains_key(target) {
-            let (object, namespace) = (self.states.name(target), target.namespace.as_str());
-            let seconds = self.cleanup_delay.as_secs();
-            tracing::info!(object, namespace, seconds, "left over in a namespace that is not selected; deleted later");
-            self.leftovers.insert(target.clone(), now);
-        }
-        let old_enough = self.leftovers.get(target).map(|since| *since + self.cleanup_delay);
-        let braked = self.brakes.due(target, wanted, rival, now);
-        let Some(due) = old_enough.max(braked).filter(|due| *due > now) else { return false };
-        if braked.is_some() {
-            self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
-        }
-        self.queue.defer(target.clone(), due);
         true
     }
 
@@ -394,9 +384,8 @@ impl Driver {
                     lag_ms = millis(lag),
                     "written"
                 );
-                self.leftovers.remove(target);
-                self.brakes.wrote(target, action.wanted.clone(), action.rival, now);
-                if self.brakes.contended_until(target, now).is_some() {
+                self.permits.wrote(target, action.wanted.clone(), action.rival, now);
+                if self.permits.contended_until(target, now).is_some() {
                     self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
                 }
             }
@@ -418,12 +407,12 @@ impl Driver {
     }
 
     fn rest(&mut self, target: &Target, rest: &Rest) {
-        self.leftovers.remove(target);
+        self.permits.forget(target);
         // What has been done already in the middle of a fan-out was done by another replica.
         if self.writes > 0 {
             self.queue.meet(target);
         }
-        let contended = self.brakes.contended_until(target, Instant::now());
+        let contended = self.permits.contended_until(target, Instant::now());
         match contended {
             Some(until) => self.queue.defer(target.clone(), until),
             None => self.queue.rest(target),

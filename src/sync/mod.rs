@@ -5,9 +5,9 @@
 //! source that began later than the event, at most one at a time for each clone ([`driver`]).
 
 mod action;
-mod brakes;
 mod driver;
 mod observe;
+mod permits;
 mod plan;
 mod queue;
 mod restart;
