@@ -45,6 +45,12 @@ pub enum ReviewError {
         /// Path of the field.
         field: &'static str,
     },
+    /// A uid that no API server makes.
+    #[error("request.uid must have at most {limit} bytes of printable ASCII")]
+    Uid {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The answer could not be written as JSON.
     #[error("the answer cannot be written as JSON")]
     Answer,
@@ -62,6 +68,7 @@ impl ReviewError {
             Self::Version => "version",
             Self::Kind => "kind",
             Self::Missing { .. } => "incomplete",
+            Self::Uid { .. } => "uid",
             Self::Answer => "answer",
         }
     }
@@ -72,7 +79,9 @@ impl ReviewError {
             Self::TooLarge { .. } => 413,
             Self::TooSlow { .. } => 408,
             Self::ContentType => 415,
-            Self::CutOff | Self::Json { .. } | Self::Version | Self::Kind | Self::Missing { .. } => 400,
+            Self::CutOff | Self::Json { .. } | Self::Version | Self::Kind | Self::Missing { .. } | Self::Uid { .. } => {
+                400
+            }
             Self::Answer => 500,
         }
     }

@@ -16,10 +16,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    flights::Flights,
     kind::Kind,
     references::references,
     review::{Decision, Denial, Request, RetryAfter, Verdict, Warning},
+    singleflight::Singleflight,
 };
 use crate::{
     cluster::{Problem, Requests},
@@ -44,7 +44,7 @@ pub(crate) struct Gate {
     config: Arc<Config>,
     snapshot: SharedSnapshot,
     requests: Requests,
-    flights: Arc<Flights<(SecretName, NamespaceName), Look>>,
+    reads: Arc<Singleflight<(SecretName, NamespaceName), Look>>,
     waits: Histogram,
 }
 
@@ -98,7 +98,7 @@ impl State {
 
 impl Gate {
     pub(crate) fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, waits: Histogram) -> Self {
-        Self { config, snapshot, requests: requests.within(READ_DEADLINE), flights: Arc::default(), waits }
+        Self { config, snapshot, requests: requests.within(READ_DEADLINE), reads: Arc::default(), waits }
     }
 
     /// Decides on a pod, before `deadline` is over.
@@ -150,6 +150,14 @@ impl Gate {
     /// Asks until the clone is current, or patience is at its end, or there is nothing to wait for.
     async fn wait_for(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let started = Instant::now();
+        // A caller may name any namespace: nothing is read for one that is no runner namespace. One that was created this
+        // very moment is known soon.
+        while self.is_foreign(namespace) {
+            if started.elapsed() >= PATIENCE {
+                return State::CloneMissing.into();
+            }
+            sleep(PAUSE).await;
+        }
         let mut look = self.look(spec, namespace).await;
         if look.state == State::Current {
             return look;
@@ -169,7 +177,7 @@ impl Gate {
     async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let key = (spec.secret.clone(), namespace.clone());
         let is_superseded = self.snapshot.load().is_superseded;
-        let looking = self.flights.join(&key, || async {
+        let looking = self.reads.run(&key, || async {
             let name = spec.secret.as_str();
             let read = async {
                 // The clone first: whoever finds it equal to a source read later has found it current.
@@ -191,6 +199,12 @@ impl Gate {
         looking.await
     }
 
+    /// Whether this is no runner namespace, as far as the watches know.
+    fn is_foreign(&self, namespace: &NamespaceName) -> bool {
+        let snapshot = self.snapshot.load();
+        snapshot.clones_loaded && !snapshot.namespaces.contains(namespace)
+    }
+
     /// Since when the clone is out of step, as far as the watches know.
     fn out_of_step(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Option<Instant> {
         self.snapshot.load().out_of_step.get(&(spec.secret.clone(), namespace.clone())).copied()
@@ -202,9 +216,8 @@ impl Gate {
 
     /// What becomes of a pod whose clone is not current.
     fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: State) -> Outcome {
-        let snapshot = self.snapshot.load();
         let told = format!("Secret {namespace}/{} {}", spec.secret, state.told());
-        if snapshot.clones_loaded && !snapshot.namespaces.contains(namespace) {
+        if self.is_foreign(namespace) {
             // The webhook's selector and the configuration disagree: nobody will ever make this clone.
             return Outcome::Warn("not-a-runner-namespace", Warning::new(format!("{told}; not a runner namespace")));
         }

@@ -4,7 +4,6 @@
 //! gate asks the API server, for pods that use a clone. No object under review is logged at any level.
 
 mod error;
-mod flights;
 mod gate;
 mod inject;
 mod kind;
@@ -13,6 +12,7 @@ mod namespace;
 mod pod;
 mod references;
 mod review;
+mod singleflight;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +45,9 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(3);
 /// What is left of a caller's deadline for the way back.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// Longest name of an object.
+const MAX_NAME: usize = 253;
 
 /// Answers admission reviews from memory.
 #[derive(Clone)]
@@ -123,8 +126,8 @@ impl Admission {
         let answer = match body.and_then(|body| Request::read(&body, &self.names)) {
             Err(error) => Err(error),
             Ok(request) => {
-                span.record("uid", &request.uid).record("namespace", &request.namespace);
-                span.record("name", request.display_name());
+                span.record("uid", &request.uid).record("namespace", logged(&request.namespace));
+                span.record("name", logged(request.display_name()));
                 let decision = self.decide(webhook, &request, deadline).await;
                 outcome = (decision.word(), decision.reason);
                 if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
@@ -139,7 +142,8 @@ impl Admission {
         }
         self.account(webhook, outcome, started, &span);
         match &answer {
-            Err(error) => info!(%error, "review refused"),
+            // Anybody can send what is no review, as fast as it likes: counted, not logged.
+            Err(error) => debug!(%error, "review refused"),
             Ok(_) if outcome.0 == "denied" => info!("denied"),
             Ok(_) => debug!("answered"),
         }
@@ -185,8 +189,37 @@ impl Admission {
     }
 }
 
+/// A caller's word as the log has it: what a name cannot hold is escaped, and no more is kept than a name may have.
+fn logged(word: &str) -> String {
+    let escaped = word.chars().take(MAX_NAME).flat_map(|char| {
+        let is_plain = char.is_ascii_graphic();
+        is_plain.then_some(char).into_iter().chain((!is_plain).then(|| char.escape_unicode()).into_iter().flatten())
+    });
+    escaped.take(MAX_NAME).collect()
+}
+
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_word_is_bounded_and_escaped_before_it_is_logged() {
+        let table = [
+            ("gitlab-runner", "gitlab-runner".to_owned()),
+            ("", String::new()),
+            ("a\u{1b}[31mb\n", "a\\u{1b}[31mb\\u{a}".to_owned()),
+            ("\u{202e}x", "\\u{202e}x".to_owned()),
+            (&"n".repeat(1_000), "n".repeat(253)),
+            (&"\n".repeat(1_000), "\\u{a}".repeat(51)[..253].to_owned()),
+        ];
+        for (word, expected) in table {
+            assert_eq!(logged(word), expected);
+        }
     }
 }

@@ -19,6 +19,8 @@ use super::{error::ReviewError, lean};
 /// The only version that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+/// Longest uid: one of an API server has 36 bytes.
+const MAX_UID: usize = 128;
 
 /// The part of a request that decisions are made from.
 pub(crate) struct Request {
@@ -92,6 +94,10 @@ impl Request {
         ];
         if let Some((_, field)) = required.into_iter().find(|(absent, _)| *absent) {
             return Err(ReviewError::Missing { field });
+        }
+        // It is answered with, and logged.
+        if request.uid.len() > MAX_UID || !request.uid.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ReviewError::Uid { limit: MAX_UID });
         }
         let object = request.object.map(|object| lean::object(object.get(), names));
         let object = object.transpose().map_err(|error| not_json(&error))?.unwrap_or_default();
@@ -317,6 +323,7 @@ mod tests {
             (without("uid"), "incomplete", "request.uid"),
             (without("operation"), "incomplete", "request.operation"),
             (without("kind"), "incomplete", "request.kind"),
+            (without("").replace(r#""uid":"u""#, r#""uid":"hunter2\n""#), "uid", "128 bytes"),
         ];
         for (body, reason, expects) in table {
             let Err(error) = Request::read(body.as_bytes(), &BTreeSet::new()) else { panic!("{body}") };
