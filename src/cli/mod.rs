@@ -5,6 +5,7 @@ mod installed;
 pub mod manifests;
 pub mod migrate;
 mod rollout;
+mod terminal;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::cli::terminal::{printable, printable_lines};
+
 /// Version of the JSON. It grows when a field goes or changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
 
@@ -182,6 +184,11 @@ pub struct Report {
 impl Report {
     pub(super) fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.check);
+        // The one place through which everything goes that came from the cluster or from a certificate.
+        for Finding { subject, what, why, mend, .. } in &mut findings {
+            (*subject, *what) = (printable(subject), printable(what));
+            (*why, *mend) = (printable_lines(why), printable_lines(mend));
+        }
         Self { findings }
     }
 
@@ -323,6 +330,19 @@ mod tests {
         assert_eq!(text, expected);
         let coloured = report(&[Level::Fault]).text(true);
         assert!(coloured.starts_with("\u{1b}[31m✗\u{1b}[0m clone"), "{coloured:?}");
+    }
+
+    #[test]
+    fn what_a_certificate_says_does_nothing_to_a_terminal() {
+        let hostile = "CN=a\u{1b}[2J\u{9b}31m\n✓ clone  all is well\u{202e}\u{2066}\r";
+        let finding = Finding::fault(Check::Certs, hostile, hostile).because(hostile).mend(hostile);
+        let report = Report::new(vec![finding]);
+        for text in [report.text(false), report.json()] {
+            let is_bad = |char: char| char != '\n' && (char.is_control() || "\u{202e}\u{2066}".contains(char));
+            assert!(!text.contains(is_bad), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with('✓')), "a line of its own: {text}");
+        }
+        assert!(report.findings()[0].what.starts_with(r"CN=a\u{1b}[2J\u{9b}31m\n✓ clone"));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use self::{
     steps::StepError,
 };
 use crate::{
-    cli::{Connection, installed::Installed},
+    cli::{Connection, installed::Installed, terminal::printable_lines},
     cluster::Requests,
     config::{NamespaceName, PolicyName},
     names,
@@ -229,7 +229,8 @@ fn confirmed() -> Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
+/// The one place through which everything goes that came from the cluster.
 fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+    out.write_all(printable_lines(text).as_bytes()).and_then(|()| out.flush()).context("standard output")
 }
