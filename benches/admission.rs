@@ -46,7 +46,7 @@ use tempfile::TempDir;
 use test_support::ServingCertificate;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, split},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     process::{Child, Command},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -166,7 +166,7 @@ async fn memory(small: &[u8]) {
             tokio::spawn(async move {
                 let mut again = 0_u32;
                 // As the API server does: after `Retry-After: 1`, ten times.
-                while exchange(&mut peer.connect().await, &request).await == Some(503) {
+                while exchange(&mut peer.connect_from(2).await, &request).await == Some(503) {
                     again += 1;
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -225,7 +225,14 @@ impl Peer {
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.expect("it listens");
+        self.connect_from(1).await
+    }
+
+    /// From 127.0.0.x: who shares an address shares a part of the connections.
+    async fn connect_from(&self, x: u8) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, x], 0))).unwrap();
+        let stream = socket.connect(self.address).await.expect("it listens");
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         self.connector.connect(name, stream).await.expect("a handshake")

@@ -1,9 +1,6 @@
-//! Reading a review: its room is taken before it is read, and that of its parsed form before it is parsed.
+//! Reading a review: room is taken as it comes in, and that of its parsed form before it is parsed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::{pin::pin, sync::Arc};
 
 use axum::extract::Request;
 use bytes::Bytes;
@@ -12,16 +9,17 @@ use http::{
     HeaderMap,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use super::{limits::Limits, tree::Tree};
+use super::{
+    budget::{Budget, Full, Held},
+    limits::Limits,
+    peer::Peer,
+    tree::Tree,
+};
 use crate::admission::ReviewError;
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+const MIB: usize = 1024 * 1024;
 
 /// A review that was read, and the room that it takes.
 pub(super) struct Review {
@@ -33,8 +31,8 @@ pub(super) struct Review {
 
 /// Room for one review. Given back when dropped.
 pub(super) struct Room {
-    _bytes: Taken,
-    _tree: OwnedSemaphorePermit,
+    _bytes: Held,
+    _tree: Held,
 }
 
 /// Why a review was not read to its end.
@@ -51,24 +49,23 @@ pub(super) enum Unread {
     },
 }
 
-/// The memory that reviews may take together.
+/// Reads reviews into the memory that they may take together.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub(super) struct Reader {
     limits: Arc<Limits>,
-    /// Bytes of all bodies that are not small.
-    bodies: Arc<AtomicUsize>,
-    /// One permit is one KiB.
-    usual_trees: Arc<Semaphore>,
-    large_trees: Arc<Semaphore>,
+    bodies: Arc<Budget>,
+    /// Small reviews never queue behind large ones.
+    usual_trees: Arc<Budget>,
+    large_trees: Arc<Budget>,
 }
 
-impl Budget {
+impl Reader {
     pub(super) fn new(limits: Limits) -> Self {
-        let lane = |bytes: usize| Arc::new(Semaphore::new(bytes / KIB));
+        let Limits { reviews, reviews_of_one, reviews_reserve, usual_trees, large_trees, grace, .. } = limits;
         Self {
-            bodies: Arc::default(),
-            usual_trees: lane(limits.usual_trees),
-            large_trees: lane(limits.large_trees),
+            bodies: Budget::new(reviews, reviews_of_one, reviews_reserve, grace),
+            usual_trees: Budget::new(usual_trees, usual_trees / 4 * 3, 0, grace),
+            large_trees: Budget::new(large_trees, large_trees, 0, grace),
             limits: Arc::new(limits),
         }
     }
@@ -78,33 +75,48 @@ impl Budget {
         if !is_json(request.headers()) {
             return Err(Unread::Bad(ReviewError::ContentType));
         }
-        let length = content_length(request.headers());
-        let mut bytes = Taken { taken: 0, budget: self.clone() };
-        // Both are said before anything is read.
-        bytes.grow(length.unwrap_or(0))?;
-        let read = timeout(self.limits.body, self.read_body(request, length, &mut bytes)).await;
+        let announced = content_length(request.headers());
+        self.fits(announced.unwrap_or(0))?;
+        let peer = request.extensions().get().copied().unwrap_or(Peer::LOCAL);
+        let bytes = self.bodies.holder(peer, announced.is_none_or(|length| length > MIB));
+        let read = {
+            let mut read = pin!(timeout(self.limits.body, self.read_body(request, announced, &bytes)));
+            tokio::select! {
+                biased;
+                read = &mut read => read,
+                () = bytes.must_leave() => return Err(Unread::Busy("bodies")),
+            }
+        };
         let seconds = self.limits.body.as_secs();
         let (body, memory) = read.unwrap_or(Err(Unread::Bad(ReviewError::TooSlow { seconds })))?;
         let is_large = memory > self.limits.usual_tree;
-        let tree = self.tree(memory, is_large).await?;
+        let tree = if is_large { &self.large_trees } else { &self.usual_trees }.holder(peer, false);
+        tree.is_whole();
+        tree.grow(memory, self.limits.room_wait).await.map_err(|Full| Unread::Busy("parsing"))?;
         Ok(Review { body, is_large, room: Room { _bytes: bytes, _tree: tree } })
     }
 
     async fn read_body(
         &self,
         request: Request,
-        length: Option<usize>,
-        bytes: &mut Taken,
+        announced: Option<usize>,
+        bytes: &Held,
     ) -> Result<(Bytes, usize), Unread> {
+        let first = announced.unwrap_or_default().min(self.limits.first_piece);
         let mut pieces = request.into_body().into_data_stream();
-        // Memory that is not written to is not resident.
-        let (mut body, mut tree) = (Vec::with_capacity(length.unwrap_or(0)), Tree::default());
+        let (mut body, mut tree) = (Vec::new(), Tree::default());
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|_| Unread::Bad(ReviewError::CutOff))?;
             let needed = body.len() + piece.len();
+            self.fits(needed)?;
             if needed > body.capacity() {
-                let capacity = needed.max(2 * body.capacity()).min(needed.max(self.limits.review));
-                bytes.grow(capacity)?;
+                // First a little, then all that is announced: who announces and sends nothing takes nothing.
+                let capacity = match announced {
+                    Some(announced) if needed > first => announced,
+                    _ => first.max(2 * body.capacity()).min(self.limits.review),
+                };
+                let capacity = capacity.max(needed);
+                bytes.grow(capacity, self.limits.room_wait).await.map_err(|Full| Unread::Busy("bodies"))?;
                 body.reserve_exact(capacity - body.len());
             }
             body.extend_from_slice(&piece);
@@ -113,53 +125,13 @@ impl Budget {
                 return Err(Unread::TooComplex { limit: self.limits.large_trees });
             }
         }
+        bytes.is_whole();
         Ok((body.into(), tree.memory()))
     }
 
-    /// Small reviews never queue behind large ones.
-    async fn tree(&self, memory: usize, is_large: bool) -> Result<OwnedSemaphorePermit, Unread> {
-        let lane = if is_large { &self.large_trees } else { &self.usual_trees };
-        let permits = u32::try_from(memory.div_ceil(KIB)).unwrap_or(u32::MAX);
-        match timeout(self.limits.tree_wait, Arc::clone(lane).acquire_many_owned(permits)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The semaphore is never closed.
-            Ok(Err(_)) | Err(_) => Err(Unread::Busy("parsing")),
-        }
-    }
-
-    /// Up to where bodies may fill the budget when this one is among them.
-    fn ceiling(&self, bytes: usize) -> usize {
-        if bytes > MIB { self.limits.reviews - self.limits.reviews_reserve } else { self.limits.reviews }
-    }
-}
-
-/// Bytes of one body, taken from the budget.
-struct Taken {
-    taken: usize,
-    budget: Budget,
-}
-
-impl Taken {
-    fn grow(&mut self, bytes: usize) -> Result<(), Unread> {
-        let limits = &self.budget.limits;
-        if bytes > limits.review {
-            return Err(Unread::Bad(ReviewError::TooLarge { limit: limits.review }));
-        }
-        // The cap on connections is what bounds the small ones.
-        if bytes <= limits.small_review {
-            return Ok(());
-        }
-        let (more, ceiling) = (bytes - self.taken, self.budget.ceiling(bytes));
-        let fits = |used: usize| Some(used + more).filter(|used| *used <= ceiling);
-        self.budget.bodies.fetch_update(Relaxed, Relaxed, fits).map_err(|_| Unread::Busy("bodies"))?;
-        self.taken = bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.budget.bodies.fetch_sub(self.taken, Relaxed);
+    fn fits(&self, bytes: usize) -> Result<(), Unread> {
+        let limit = self.limits.review;
+        if bytes > limit { Err(Unread::Bad(ReviewError::TooLarge { limit })) } else { Ok(()) }
     }
 }
 

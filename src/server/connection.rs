@@ -30,8 +30,8 @@ use tower::ServiceExt as _;
 use tracing::{debug, error};
 
 use super::{
+    connections::{Phase, Slot},
     limits::Limits,
-    slots::{Phase, Slot},
     stream::Timed,
 };
 use crate::{
@@ -98,17 +98,15 @@ async fn serve(
     shutdown: Shutdown,
 ) -> Result<Response<Body>, Infallible> {
     slot.enter(if request.body().is_end_stream() { Phase::Working } else { Phase::Body });
-    let request = request.map(|inner| Body::new(Watched { inner, slot: Arc::clone(&slot) }));
+    let mut request = request.map(|inner| Body::new(Watched { inner, slot: Arc::clone(&slot) }));
+    request.extensions_mut().insert(slot.peer());
     let mut response = answer(shared.router, request, &shared.metrics).await;
-    if !slot.is_unread() {
-        slot.prove();
-    }
-    // What is unread would have to be read to tell the next request from it. And who is about to end never closes a
-    // connection that is idle, on which a request may be on its way, but has its client close it.
-    if slot.is_unread() || shutdown.phase() != shutdown::Phase::Serving {
+    // What is unread would have to be read to tell the next request from it. And who is about to end, or wants the place
+    // for another one, never closes a connection that is idle, on which a request may be on its way, but has its client
+    // close it.
+    if !slot.answered() || shutdown.phase() != shutdown::Phase::Serving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    slot.enter(Phase::Idle);
     Ok(response)
 }
 

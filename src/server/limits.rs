@@ -24,33 +24,41 @@ pub struct Limits {
     /// How long what is still sent is thrown away after an early answer. To close at once would reset the
     /// connection, and the client would see that and not the answer.
     pub linger: Duration,
-    /// Connections in all. An API server keeps at most 25 idle ones to a webhook.
+    /// Connections that are served at a time.
     pub connections: usize,
-    /// How many of them may be waited for that never had a request answered. The others are the reserve of clients
-    /// that did, such as API servers.
-    pub strangers: usize,
-    /// For how long a connection is safe from being closed to make room: time enough for an honest client.
+    /// How many of them one address may have. An API server keeps at most 25 idle ones to a webhook.
+    pub connections_of_one: usize,
+    /// Connections that wait to be served. All together stay below the 1024 files that a process may have open where
+    /// nobody says otherwise.
+    pub waiting: usize,
+    /// How many of those one address may have: what an API server opens in a burst.
+    pub waiting_of_one: usize,
+    /// For how long a connection that is idle or unestablished is safe from being closed for another address.
     pub grace: Duration,
+    /// The same for another connection of its own address: in a burst, an API server is in its own way.
+    pub grace_of_one: Duration,
     /// Headers of a request.
     pub headers: usize,
     /// Bytes of a request's head, and of one read.
     pub buffer: usize,
     /// Longest review. A Pod that etcd can hold (1.5 MiB) may grow sixfold: Go escapes `<`, `>` and `&`.
     pub review: usize,
-    /// Longest review that always fits, whatever else is in flight: all connections together hold 16 MiB of these.
-    pub small_review: usize,
-    /// Bytes of all longer reviews in flight. Both together are 32 MiB.
+    /// Bytes of all reviews that are being read or answered.
     pub reviews: usize,
-    /// The part of `reviews` that those above 1 MiB leave to the others.
+    /// How many of them one address may have.
+    pub reviews_of_one: usize,
+    /// The part of both that reviews above 1 MiB leave to the others.
     pub reviews_reserve: usize,
+    /// What is taken for a review before any of it has come; the rest of what it announces is taken when this has come.
+    pub first_piece: usize,
     /// Memory that one review of the usual kind takes when parsed; a larger one is parsed in a thread of its own.
     pub usual_tree: usize,
-    /// Memory for all parsed reviews of the usual kind; the next one waits.
+    /// Memory for all parsed reviews of the usual kind; the next one waits. One address may have three quarters.
     pub usual_trees: usize,
     /// Memory for all larger parsed reviews. One that would take more than this alone is refused.
     pub large_trees: usize,
-    /// Longest wait for that memory.
-    pub tree_wait: Duration,
+    /// Longest wait for room.
+    pub room_wait: Duration,
 }
 
 impl Default for Limits {
@@ -64,18 +72,22 @@ impl Default for Limits {
             answer: Duration::from_secs(5),
             linger: Duration::from_secs(2),
             connections: 256,
-            strangers: 128,
+            connections_of_one: 64,
+            waiting: 512,
+            waiting_of_one: 256,
             grace: Duration::from_millis(250),
+            grace_of_one: Duration::from_secs(1),
             headers: 64,
             buffer: 16 * KIB,
             review: 10 * MIB,
-            small_review: 64 * KIB,
-            reviews: 16 * MIB,
+            reviews: 20 * MIB,
+            reviews_of_one: 14 * MIB,
             reviews_reserve: 4 * MIB,
+            first_piece: 64 * KIB,
             usual_tree: MIB,
             usual_trees: 8 * MIB,
             large_trees: 16 * MIB,
-            tree_wait: Duration::from_secs(1),
+            room_wait: Duration::from_secs(1),
         }
     }
 }
@@ -83,7 +95,7 @@ impl Default for Limits {
 impl Limits {
     /// For probes and scrapes.
     pub(super) fn of_probes() -> Self {
-        Self { connections: 32, strangers: 16, ..Self::default() }
+        Self { connections: 64, connections_of_one: 8, waiting: 64, waiting_of_one: 16, ..Self::default() }
     }
 }
 
@@ -99,9 +111,20 @@ mod tests {
     #[test]
     fn the_parts_make_the_whole() {
         let limits = Limits::default();
-        assert_eq!(limits.connections * limits.small_review + limits.reviews, 32 * MIB);
-        assert!(limits.reviews - limits.reviews_reserve >= limits.review, "the longest fits when it is alone");
-        assert!(limits.usual_tree <= limits.usual_trees && limits.usual_tree < limits.large_trees);
-        assert!(limits.strangers < limits.connections);
+        assert!(limits.reviews_of_one - limits.reviews_reserve >= limits.review, "the longest fits when it is alone");
+        assert!(limits.reviews_of_one < limits.reviews && limits.reviews_reserve < limits.reviews);
+        assert!(limits.usual_tree * 2 <= limits.usual_trees && limits.usual_tree < limits.large_trees);
+        // With what the program itself has (some 12 MiB) and 256 connections: docs/security.md.
+        assert_eq!(limits.reviews + limits.usual_trees + limits.large_trees, 44 * MIB);
+        for limits in [limits, Limits::of_probes()] {
+            assert!(limits.connections_of_one * 4 <= limits.connections);
+            assert!(limits.waiting_of_one * 2 <= limits.waiting);
+        }
+    }
+
+    #[test]
+    fn all_connections_are_fewer_than_the_files_that_a_process_may_have_open() {
+        let of = |limits: Limits| limits.connections + limits.waiting;
+        assert!(of(Limits::default()) + of(Limits::of_probes()) < 1000);
     }
 }

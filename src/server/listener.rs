@@ -6,7 +6,6 @@
 //! Services), a cap on connections, and an end that is bounded.
 
 use std::{
-    future::Future,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr},
     pin::pin,
@@ -30,9 +29,10 @@ use tracing::{debug, warn};
 
 use super::{
     connection::{Shared, converse},
+    connections::{Connections, Slot},
     limits::Limits,
+    peer::Peer,
     resolver::Certificate,
-    slots::{Slot, Slots},
     traffic::Traffic,
 };
 use crate::{crypto, shutdown::Shutdown, telemetry::metrics::Metrics};
@@ -145,10 +145,10 @@ impl Server {
     /// Serves until shutdown is requested. Then accepts nothing more, answers what is under way with
     /// `Connection: close`, and cuts off what is not done after `drain`.
     pub async fn serve(self, mut shutdown: Shutdown, drain: Duration) {
-        let slots = Slots::new(&self.shared.limits, self.shared.metrics.clone());
-        let (mut connections, mut late) = (JoinSet::new(), 0);
+        let connections = Connections::new(Limits::clone(&self.shared.limits), self.shared.metrics.clone());
+        let (mut tasks, mut late) = (JoinSet::new(), 0);
         loop {
-            let mut accepted = pin!(async { (accept(&self.socket).await, slots.take().await) });
+            let mut accepted = pin!(accept(&self.socket));
             let next = tokio::select! {
                 biased;
                 () = shutdown.requested() => None,
@@ -162,55 +162,53 @@ impl Server {
                 }
                 next => next,
             };
-            let Some((stream, slot)) = next else { break };
-            let connection = self.connection(stream, Arc::clone(&slot.0), shutdown.clone());
+            let Some((stream, peer)) = next else { break };
+            // Forget those that have ended.
+            while tasks.try_join_next().is_some() {}
+            let Some(slot) = connections.accept(peer) else { continue };
+            let (tls, shared, shutdown) = (self.tls.clone(), self.shared.clone(), shutdown.clone());
             let open = self.traffic.open();
-            connections.spawn(async move {
-                tokio::select! {
-                    () = connection => {}
-                    () = slot.0.closed() => debug!("connection closed to make room"),
+            tasks.spawn(async move {
+                if slot.is_served().await {
+                    // Made only now, so that who waits costs little.
+                    let mut serve = Box::pin(serve(stream, tls, Arc::clone(&slot), shared, shutdown));
+                    tokio::select! {
+                        biased;
+                        () = &mut serve => {}
+                        () = slot.must_leave() => debug!("connection closed to make room"),
+                    }
                 }
                 drop((slot, open));
             });
-            // Forget those that have ended.
-            while connections.try_join_next().is_some() {}
         }
         drop(self.socket);
-        let all_ended = async { while connections.join_next().await.is_some() {} };
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
         if timeout(drain, all_ended).await.is_err() {
-            warn!(connections = connections.len(), "cut off: not done in time");
-            connections.shutdown().await;
-        }
-    }
-
-    fn connection(
-        &self,
-        stream: TcpStream,
-        slot: Arc<Slot>,
-        shutdown: Shutdown,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (tls, shared) = (self.tls.clone(), self.shared.clone());
-        async move {
-            // Answers are small: each is one segment that must not wait for another.
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "no TCP_NODELAY");
-            }
-            let Some(tls) = tls else { return converse(stream, slot, shared, shutdown).await };
-            match timeout(shared.limits.handshake, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, slot, shared, shutdown).await,
-                Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
-                Err(_) => debug!("TLS handshake took too long"),
-            }
+            warn!(connections = tasks.len(), "cut off: not done in time");
+            tasks.shutdown().await;
         }
     }
 }
 
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, slot: Arc<Slot>, shared: Shared, shutdown: Shutdown) {
+    // Answers are small: each is one segment that must not wait for another.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "no TCP_NODELAY");
+    }
+    let Some(tls) = tls else { return converse(stream, slot, shared, shutdown).await };
+    match timeout(shared.limits.handshake, tls.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, slot, shared, shutdown).await,
+        Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+        Err(_) => debug!("TLS handshake took too long"),
+    }
+}
+
 /// The next connection, however long the system has none for us.
-async fn accept(socket: &TcpListener) -> TcpStream {
+async fn accept(socket: &TcpListener) -> (TcpStream, Peer) {
     let mut said = false;
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, address)) => return (stream, Peer::from(address.ip())),
             // It was closed before it was accepted.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {

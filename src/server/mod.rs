@@ -1,13 +1,15 @@
 //! The HTTPS server for webhooks, and the plain one for probes and metrics.
 
 mod body;
+mod budget;
 mod connection;
+mod connections;
 mod handover;
 mod limits;
 mod listener;
+mod peer;
 mod resolver;
 mod routes;
-mod slots;
 mod stream;
 mod traffic;
 mod tree;

@@ -10,13 +10,13 @@ use axum::{
 };
 use http::{
     StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
-    body::{Budget, Review, Unread},
+    body::{Reader, Review, Unread},
     handover::HandOver,
     limits::Limits,
 };
@@ -72,12 +72,12 @@ pub fn webhook_router(state: AppState) -> Router {
 
 /// The same with other limits for reviews.
 pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
-    let budget = Budget::new(limits);
+    let reader = Reader::new(limits);
     let webhook = |webhook| {
-        let budget = budget.clone();
+        let reader = reader.clone();
         post(move |State(state): State<AppState>, request: Request| async move {
             let deadline = deadline(request.uri().query());
-            match budget.read(request).await {
+            match reader.read(request).await {
                 Ok(review) if state.hand_over.as_ref().is_some_and(|over| over.sends_away(&review.body)) => {
                     let text = "this replica is about to end; another one answers";
                     ([(RETRY_AFTER, "0")], refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned())).into_response()
@@ -174,7 +174,8 @@ fn health(good: bool, health: &Health, query: Option<&str>) -> Response {
         .any(|pair| pair == "verbose" || pair.starts_with("verbose="));
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let text = if good && !verbose { "ok\n".to_owned() } else { health.report() };
-    (status, text).into_response()
+    // Nobody keeps a connection by asking for this.
+    (status, [(CONNECTION, "close")], text).into_response()
 }
 
 /// An error in the form that the API server gives its own.

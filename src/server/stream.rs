@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
+    connections::{Phase, Slot},
     limits::Limits,
-    slots::{Phase, Slot},
 };
 
 /// Bytes of one connection.
@@ -80,7 +80,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
             Poll::Pending => match phase {
                 Phase::Opening => this.reading.expires(cx, this.first_byte).map(|()| Err(late("sent nothing"))),
                 Phase::Head => this.reading.expires(cx, this.head).map(|()| Err(late("sent a head too slowly"))),
-                Phase::Body | Phase::Working | Phase::Idle => {
+                Phase::Waiting | Phase::Body | Phase::Working | Phase::Idle => {
                     this.reading.stop();
                     Poll::Pending
                 }

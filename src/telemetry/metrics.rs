@@ -71,7 +71,7 @@ pub struct WebhookLabels {
 /// For want of what room.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ShedLabels {
-    /// `strangers`, `connections`, `bodies`, `parsing` or `too-complex`.
+    /// `connections`, `waiting`, `bodies`, `parsing` or `too-complex`.
     pub reason: &'static str,
 }
 
