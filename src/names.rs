@@ -2,6 +2,12 @@
 //!
 //! A test (`tests/manifests.rs`) renders each overlay and holds it to this file.
 
+/// Prefix of every annotation of ours: the guard lets our `ServiceAccount` change no other.
+pub const ANNOTATION_PREFIX: &str = "gitlab-runner-webhook/";
+
+/// kubectl's copy of a whole object, data included.
+pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Name of the Namespace, `ServiceAccount`, Deployment, Service and webhook configurations,
 /// and the value of [`LABEL_MANAGED_BY`] on what this program owns.
 pub const APP: &str = "gitlab-runner-webhook";
@@ -21,6 +27,22 @@ pub const ANNOTATION_CONTENT: &str = "gitlab-runner-webhook/content";
 /// Annotation on the pods of a Deployment that is restarted: [`ANNOTATION_CONTENT`] of the clones in its namespace, in
 /// the order of the configuration, with a '.' between.
 pub const ANNOTATION_RESTARTED_FOR: &str = "gitlab-runner-webhook/restarted-for";
+
+/// Types of Secrets that Kubernetes knows and nothing acts on. A clone may have one of these.
+///
+/// Source: <https://kubernetes.io/docs/concepts/configuration/secret/#secret-types>.
+pub const HARMLESS_TYPES: [&str; 6] = [
+    "Opaque",
+    "kubernetes.io/dockercfg",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/basic-auth",
+    "kubernetes.io/ssh-auth",
+    "kubernetes.io/tls",
+];
+
+/// Domains, with those below them, whose other types are never cloned: a controller fills such a Secret, as
+/// `kubernetes.io/service-account-token`, or acts on it, as `bootstrap.kubernetes.io/token` and `helm.sh/release.v1`.
+pub const RESERVED_TYPES: [&str; 3] = ["kubernetes.io", "k8s.io", "helm.sh"];
 
 /// Prefix of the labels that Kyverno's `generate` rules put on a clone.
 pub const LABEL_PREFIX_KYVERNO: &str = "generate.kyverno.io/";

@@ -154,7 +154,8 @@ async fn the_right_on_the_deployment_is_good_for_nothing_else() {
         let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
         api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(|error| error.to_string())
     };
-    let annotation = json!({"spec": {"template": {"metadata": {"annotations": {ANNOTATION: "1"}}}}});
+    let annotations = |all: &Value| json!({"spec": {"template": {"metadata": {"annotations": all}}}});
+    let annotation = annotations(&json!({ANNOTATION: "1"}));
     // The API server goes by a policy a moment after it was made.
     wait::until("the guard is in force", async || {
         let value = wait::unique().to_string();
@@ -168,6 +169,21 @@ async fn the_right_on_the_deployment_is_good_for_nothing_else() {
         json!({"spec": {"template": {"spec": {"serviceAccountName": "another"}}}}),
         json!({"spec": {"template": {"metadata": {"labels": {"job.runner.gitlab.com/pod": "x"}}}}}),
         json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}}),
+        // What runs beside a pod, or holds it in, by annotation.
+        annotations(&json!({"sidecar.istio.io/proxyImage": "evil"})),
+        annotations(&json!({"container.apparmor.security.beta.kubernetes.io/c": "unconfined"})),
+        annotations(&json!({"checksum/config": null})),
+        annotations(&json!({"checksum/config": "xyz", ANNOTATION: "1"})),
+        json!({"spec": {"template": {"metadata": {"finalizers": ["example.com/x"]}}}}),
+        json!({"spec": {"paused": true}}),
+        json!({"spec": {"minReadySeconds": 100}}),
+        json!({"spec": {"revisionHistoryLimit": 0}}),
+        json!({"spec": {"progressDeadlineSeconds": 1000}}),
+        // The garbage collector deletes what belongs to nothing.
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "gone", "uid": "1"}]}}),
+        json!({"metadata": {"finalizers": ["example.com/x"]}}),
+        json!({"metadata": {"labels": {"a": "b"}}}),
+        json!({"metadata": {"annotations": {"a": "b"}}}),
     ] {
         let refused = patch(RUNNER_NAMESPACE, "gitlab-runner", change.clone()).await.unwrap_err();
         assert!(refused.contains("may change nothing of a Deployment"), "{change}: {refused}");

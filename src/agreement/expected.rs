@@ -97,16 +97,13 @@ fn rendered(path: &str, program: &Program, config: &Config) -> Vec<Value> {
 /// With the names under which the program is installed, where they are others than those shipped.
 fn installed(text: &str, program: &Program) -> String {
     let Program { namespace, service, service_account, ca_secret, .. } = program;
-    text.replace(
-        &format!("system:serviceaccount:{APP}:{APP}"),
-        &format!("system:serviceaccount:{namespace}:{service_account}"),
-    )
-    .replace(&format!("inNamespace == '{APP}'"), &format!("inNamespace == '{namespace}'"))
-    .replace(&format!("request.name == '{SECRET_CA}'"), &format!("request.name == '{ca_secret}'"))
-    .replace(
-        &format!("name: {APP}\n        namespace: {APP}\n"),
-        &format!("name: {service}\n        namespace: {namespace}\n"),
-    )
+    // A guard binds the ServiceAccount in whatever namespace it is.
+    text.replace(&format!(".endsWith(':{APP}')"), &format!(".endsWith(':{service_account}')"))
+        .replace(&format!("request.name == '{SECRET_CA}'"), &format!("request.name == '{ca_secret}'"))
+        .replace(
+            &format!("name: {APP}\n        namespace: {APP}\n"),
+            &format!("name: {service}\n        namespace: {namespace}\n"),
+        )
 }
 
 fn read_roles(text: &str, program: &Program) -> Vec<Role> {

@@ -9,17 +9,14 @@ use crate::{
     cluster::Authorship,
     config::CloneSpec,
     digest::Digest,
-    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
+    names::{
+        ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, HARMLESS_TYPES, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO,
+        RESERVED_TYPES,
+    },
 };
 
 /// `type` of a Secret that names none.
 const DEFAULT_TYPE: &str = "Opaque";
-
-/// Types that a controller fills or acts on: a copy of one would be overwritten, or would grant what it must not.
-///
-/// Source: <https://kubernetes.io/docs/concepts/configuration/secret/#secret-types>; Helm's storage driver.
-const TYPES_WITH_SIDE_EFFECTS: [&str; 3] =
-    ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
 
 /// `type` and `data` of a Secret: all that is ever copied. `Debug` shows key names and sizes only.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,7 +73,13 @@ impl SecretState {
 
     /// Whether a controller gives its type a meaning that a copy must not have.
     pub fn has_side_effects(&self) -> bool {
-        TYPES_WITH_SIDE_EFFECTS.contains(&self.secret_type.as_str())
+        let is_reserved = |domain: &str| {
+            RESERVED_TYPES.iter().any(|reserved| {
+                domain.strip_suffix(reserved).is_some_and(|below| below.is_empty() || below.ends_with('.'))
+            })
+        };
+        !HARMLESS_TYPES.contains(&self.secret_type.as_str())
+            && self.secret_type.split_once('/').is_some_and(|(domain, _)| is_reserved(domain))
     }
 
     /// Whether it carries our marks and the configured labels.
@@ -236,6 +239,24 @@ pub(super) mod tests {
         ];
         for value in different {
             assert!(!SecretState::from(secret(value.clone())).has_content_of(&source), "{value}");
+        }
+    }
+
+    #[test]
+    fn types_that_something_acts_on_are_not_copied() {
+        for kind in
+            ["", "Opaque", "kubernetes.io/tls", "kubernetes.io/dockerconfigjson", "example.com/x", "mykubernetes.io/x"]
+        {
+            assert!(!SecretState::from(secret(json!({"type": kind}))).has_side_effects(), "{kind}");
+        }
+        for kind in [
+            "kubernetes.io/service-account-token",
+            "bootstrap.kubernetes.io/token",
+            "helm.sh/release.v1",
+            "kubernetes.io/of-tomorrow",
+            "x.k8s.io/y",
+        ] {
+            assert!(SecretState::from(secret(json!({"type": kind}))).has_side_effects(), "{kind}");
         }
     }
 

@@ -74,6 +74,12 @@ fn guard(
             Ok(None) => return fault(format!("{what}is not there")),
             Ok(Some(there)) => {
                 let differing = differences::of_guard(kind, name, there, program, config);
+                if let Some(condition) = differing.iter().find(|path| path.starts_with("matchConditions")) {
+                    return fault(format!(
+                        "does not bind ServiceAccount {}/{}: {condition} is for another one",
+                        program.namespace, program.service_account
+                    ));
+                }
                 if !differing.is_empty() {
                     return fault(format!(
                         "{what}differs from what the configuration says in {}",
