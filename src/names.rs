@@ -133,7 +133,7 @@ pub const GUARDS: [&str; 2] = ["gitlab-runner-webhook-objects", "gitlab-runner-w
 pub const SECRET_CA: &str = "gitlab-runner-webhook-ca";
 /// Field manager of every write to the CA Secret.
 pub const FIELD_MANAGER_CA: &str = "gitlab-runner-webhook-ca";
-/// Field manager of `caBundle` in our webhook configurations. It owns nothing else.
+/// Field manager of `caBundle` in our webhook configurations. It owns nothing for longer than a moment.
 pub const FIELD_MANAGER_CA_BUNDLE: &str = "gitlab-runner-webhook-ca-bundle";
 
 /// Field manager of [`ANNOTATION_RESTARTED_FOR`]. It owns nothing else.

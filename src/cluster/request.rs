@@ -6,14 +6,18 @@ use http::{
     HeaderValue, Request,
     header::{ACCEPT, DATE},
 };
-use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::{Timestamp, fmt::rfc2822},
+};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
     client::Body,
-    core::NamespaceResourceScope,
+    core::{NamespaceResourceScope, PartialObjectMeta},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 use super::{Problem, Reason};
 use crate::config::NamespaceName;
@@ -69,8 +73,18 @@ impl Requests {
 
     /// An object as it is stored now: a quorum read, never older than this call.
     pub async fn get<K: Object>(&self, namespace: &NamespaceName, name: &str) -> Result<Option<K>, Problem> {
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace.as_str());
-        in_time(self.deadline, what::<K>("get", namespace, name), api.get_opt(name)).await
+        let tried = what::<K>("get", namespace, name);
+        let request = requests::<K>(namespace).get(name, &GetParams::default());
+        let request = request.map_err(|error| Problem::unsent(&tried, &error))?;
+        // The text may be a Secret: it does not outlive its reading.
+        let read = async {
+            let text = Zeroizing::new(self.client.request_text(request).await?);
+            serde_json::from_str(&text).map(Some).map_err(kube::Error::SerdeError)
+        };
+        match in_time(self.deadline, tried, read).await {
+            Err(problem) if problem.reason == Reason::NotFound => Ok(None),
+            answer => answer,
+        }
     }
 
     /// A cluster-scoped object's labels and the like, as stored now.
@@ -151,18 +165,32 @@ impl Requests {
     }
 
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.
+    /// Gives its metadata.
     pub async fn apply_cluster<K>(
         &self,
         manager: &str,
         name: &str,
         mut object: serde_json::Value,
-    ) -> Result<(), Problem>
+    ) -> Result<ObjectMeta, Problem>
     where
         K: Resource<DynamicType = ()>,
     {
         identify::<K>(&mut object, name);
-        let requests = kube::core::Request::new(K::url_path(&(), None));
-        self.send_apply(format!("apply {}/{name}", K::plural(&())), &requests, manager, name, &object).await
+        let (tried, requests) = (format!("apply {}/{name}", K::plural(&())), cluster_requests::<K>());
+        let request = requests.patch(name, &PatchParams::apply(manager).force(), &Patch::Apply(object));
+        let answer = self.answer(tried.clone(), request).await?;
+        let answer: Result<PartialObjectMeta<K>, _> = serde_json::from_str(&answer);
+        answer.map(|object| object.metadata).map_err(|error| Problem::new(tried, &kube::Error::SerdeError(error)))
+    }
+
+    /// Changes a cluster-scoped object by a JSON patch.
+    pub async fn patch_cluster<K>(&self, manager: &str, name: &str, patch: json_patch::Patch) -> Result<(), Problem>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+        let request = cluster_requests::<K>().patch(name, &params, &Patch::<()>::Json(patch));
+        self.send(format!("patch {}/{name}", K::plural(&())), request).await
     }
 
     /// The time at the API server, in whole seconds: the `Date` of its answer to a read of this object, whether that
@@ -201,9 +229,17 @@ impl Requests {
         tried: String,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<(), Problem> {
+        self.answer(tried, request).await.map(drop)
+    }
+
+    async fn answer(
+        &self,
+        tried: String,
+        request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<String, Problem> {
         let mut request = request.map_err(|error| Problem::unsent(&tried, &error))?;
         request.headers_mut().insert(ACCEPT, METADATA_ONLY);
-        in_time(self.deadline, tried, self.client.request_text(request)).await.map(drop)
+        in_time(self.deadline, tried, self.client.request_text(request)).await
     }
 }
 
@@ -233,6 +269,10 @@ fn identify<K: Resource<DynamicType = ()>>(object: &mut serde_json::Value, name:
 
 fn requests<K: Object>(namespace: &NamespaceName) -> kube::core::Request {
     kube::core::Request::new(K::url_path(&(), Some(namespace.as_str())))
+}
+
+fn cluster_requests<K: Resource<DynamicType = ()>>() -> kube::core::Request {
+    kube::core::Request::new(K::url_path(&(), None))
 }
 
 fn what<K: Object>(verb: &str, namespace: &NamespaceName, name: &str) -> String {

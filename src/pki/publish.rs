@@ -1,4 +1,8 @@
-//! `caBundle` of our webhook configurations: watched by name, applied by a field manager that owns nothing else.
+//! `caBundle` of our webhook configurations: watched by name, applied, and then owned by nobody.
+//!
+//! Who owns a field of an entry keeps the entry from going: a server-side apply of manifests without it would leave a stub
+//! behind, which is invalid, and be refused as a whole. So our entry in `managedFields` goes as soon as it has come. The
+//! field stays: an apply takes away only what its own manager owned.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,17 +10,19 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
+use json_patch::{Patch, PatchOperation, RemoveOperation, TestOperation, jsonptr::PointerBuf};
 use k8s_openapi::{
     ByteString,
     api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
     jiff::Timestamp,
 };
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client, Resource, runtime::watcher};
 use serde_json::json;
 
 use super::authority::{AuthorityId, Leaf};
 use crate::{
-    cluster::{Change, Problem, Requests, watch},
+    cluster::{Change, Problem, Reason, Requests, watch},
     names::FIELD_MANAGER_CA_BUNDLE,
     pem,
 };
@@ -30,10 +36,18 @@ pub enum Kind {
     Validating,
 }
 
-/// A webhook configuration as it was last seen: the name and `caBundle` of each of its webhooks, in their order. An
-/// apply that names them in another order would change theirs.
+/// A webhook configuration as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration(Vec<(String, Vec<u8>)>);
+pub struct Registration {
+    /// The name and `caBundle` of each of its webhooks, in their order. An apply that names them in another order would
+    /// change theirs.
+    webhooks: Vec<(String, Vec<u8>)>,
+    owned: Owned,
+}
+
+/// Where our field manager is in the `managedFields` of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Owned(Vec<usize>);
 
 /// Writes `caBundle`.
 pub struct Publisher {
@@ -79,7 +93,8 @@ impl Publisher {
         let api: Api<MutatingWebhookConfiguration> = Api::all(client);
         watch(api, self.selector(), timeout, self.object(Kind::Mutating), |found: MutatingWebhookConfiguration| {
             let webhooks = found.webhooks.into_iter().flatten();
-            Some(Registration(webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect()))
+            let webhooks = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect();
+            Some(Registration { webhooks, owned: Owned::of(&found.metadata) })
         })
         .boxed()
     }
@@ -93,26 +108,40 @@ impl Publisher {
         let api: Api<ValidatingWebhookConfiguration> = Api::all(client);
         watch(api, self.selector(), timeout, self.object(Kind::Validating), |found: ValidatingWebhookConfiguration| {
             let webhooks = found.webhooks.into_iter().flatten();
-            Some(Registration(webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect()))
+            let webhooks = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect();
+            Some(Registration { webhooks, owned: Owned::of(&found.metadata) })
         })
         .boxed()
     }
 
-    /// Puts `caBundle` into the webhooks that were seen, and touches nothing else.
+    /// Puts `caBundle` into the webhooks that were seen, where it is another, and touches nothing else. Owns no field then.
     pub async fn publish(&self, kind: Kind, seen: &Registration, ca_bundle: &str) -> Result<(), Problem> {
-        let ca_bundle = ByteString(ca_bundle.as_bytes().to_vec());
-        let names = seen.0.iter().map(|(name, _)| name);
-        let webhooks: Vec<_> =
-            names.map(|name| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}})).collect();
-        let object = json!({"webhooks": webhooks});
-        let manager = FIELD_MANAGER_CA_BUNDLE;
         match kind {
-            Kind::Mutating => {
-                self.requests.apply_cluster::<MutatingWebhookConfiguration>(manager, &self.name, object).await
-            }
-            Kind::Validating => {
-                self.requests.apply_cluster::<ValidatingWebhookConfiguration>(manager, &self.name, object).await
-            }
+            Kind::Mutating => self.publish_as::<MutatingWebhookConfiguration>(seen, ca_bundle).await,
+            Kind::Validating => self.publish_as::<ValidatingWebhookConfiguration>(seen, ca_bundle).await,
+        }
+    }
+
+    async fn publish_as<K: Resource<DynamicType = ()>>(
+        &self,
+        seen: &Registration,
+        ca_bundle: &str,
+    ) -> Result<(), Problem> {
+        let owned = if seen.has(ca_bundle) {
+            seen.owned.clone()
+        } else {
+            let ca_bundle = ByteString(ca_bundle.as_bytes().to_vec());
+            let names = seen.webhooks.iter().map(|(name, _)| name);
+            let webhooks: Vec<_> =
+                names.map(|name| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}})).collect();
+            let applied = json!({"webhooks": webhooks});
+            Owned::of(&self.requests.apply_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, applied).await?)
+        };
+        let Some(patch) = owned.removal() else { return Ok(()) };
+        match self.requests.patch_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, patch).await {
+            // It is not where it was: another replica was first, or somebody applied. The watch brings what is there now.
+            Err(problem) if matches!(problem.reason, Reason::Invalid | Reason::Conflict) => Ok(()),
+            result => result,
         }
     }
 
@@ -144,9 +173,9 @@ impl Publication {
         self.is_known() && self.present().next().is_none()
     }
 
-    /// The configurations with another `caBundle` than this in one of their webhooks.
+    /// The configurations with another `caBundle` than this in one of their webhooks, or with a field that we own.
     pub fn differing<'a>(&'a self, ca_bundle: &'a str) -> impl Iterator<Item = (Kind, &'a Registration)> {
-        self.present().filter(|(_, found)| found.0.iter().any(|(_, there)| there != ca_bundle.as_bytes()))
+        self.present().filter(|(_, found)| !found.has(ca_bundle) || found.owned.removal().is_some())
     }
 
     /// Since when each webhook of ours trusts this CA; `None`: one does not.
@@ -157,7 +186,7 @@ impl Publication {
     /// Whether a leaf would be accepted with each `caBundle` as it is stored.
     pub fn accepts(&self, leaf: &Leaf, name: &str, now: Timestamp) -> bool {
         let bundles: BTreeSet<&[u8]> =
-            self.present().flat_map(|(_, found)| found.0.iter().map(|(_, bundle)| bundle.as_slice())).collect();
+            self.present().flat_map(|(_, found)| found.webhooks.iter().map(|(_, bundle)| bundle.as_slice())).collect();
         bundles.into_iter().all(|bundle| {
             pem::certificates(bundle).is_ok_and(|certificates| leaf.is_accepted(name, &certificates, now))
         })
@@ -169,11 +198,48 @@ impl Publication {
 
     /// The CAs that are in every `caBundle`.
     fn trusted(&self) -> BTreeSet<AuthorityId> {
-        let bundles = self.present().flat_map(|(_, found)| found.0.iter().map(|(_, bundle)| bundle));
+        let bundles = self.present().flat_map(|(_, found)| found.webhooks.iter().map(|(_, bundle)| bundle));
         let ids = bundles.map(|bundle| -> BTreeSet<AuthorityId> {
             pem::certificates(bundle).unwrap_or_default().iter().map(|der| AuthorityId::of(der)).collect()
         });
         ids.reduce(|all, these| &all & &these).unwrap_or_default()
+    }
+}
+
+impl Registration {
+    /// Whether each of its webhooks has this `caBundle`.
+    fn has(&self, ca_bundle: &str) -> bool {
+        self.webhooks.iter().all(|(_, there)| there == ca_bundle.as_bytes())
+    }
+}
+
+impl Owned {
+    fn of(metadata: &ObjectMeta) -> Self {
+        let entries = metadata.managed_fields.as_deref().unwrap_or_default();
+        let is_ours = |entry: &ManagedFieldsEntry| entry.manager.as_deref() == Some(FIELD_MANAGER_CA_BUNDLE);
+        let ours: Vec<_> = entries.iter().enumerate().filter(|(_, entry)| is_ours(entry)).map(|(at, _)| at).collect();
+        // The API server takes no list away: who alone owns fields goes on owning them.
+        Self(if ours.len() < entries.len() { ours } else { Vec::new() })
+    }
+
+    /// Takes our entries out, where they still are. `None`: there are none.
+    fn removal(&self) -> Option<Patch> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let at = |index: usize, field: &[&str]| {
+            let index = index.to_string();
+            PointerBuf::from_tokens(["metadata", "managedFields", index.as_str()].iter().chain(field).copied())
+        };
+        // From the last one on, so that those before it stay where they are.
+        let operations = self.0.iter().rev().flat_map(|index| {
+            let value = FIELD_MANAGER_CA_BUNDLE.into();
+            [
+                PatchOperation::Test(TestOperation { path: at(*index, &["manager"]), value }),
+                PatchOperation::Remove(RemoveOperation { path: at(*index, &[]) }),
+            ]
+        });
+        Some(Patch(operations.collect()))
     }
 }
 
