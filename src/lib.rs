@@ -39,6 +39,7 @@
 //! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `json`, `manifests`, `shutdown` |
 //! | `json` | what is read of raw JSON | nothing |
 //! | `brake`, `backoff` | when something is written again, tried again | nothing |
+//! | `wiped` | Secret data that is overwritten before its memory is given back | `names` |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
@@ -66,3 +67,4 @@ pub mod snapshot;
 pub mod sync;
 pub mod telemetry;
 pub mod trust;
+mod wiped;

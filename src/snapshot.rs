@@ -27,8 +27,10 @@ pub struct Snapshot {
     pub certs: BTreeMap<NamespaceName, Certs>,
     /// Whether `certs` is complete: "not loaded yet" must never look like "not there".
     pub certs_loaded: bool,
-    /// The trust bundle in each namespace that has one of ours.
+    /// The trust bundle in each namespace that has one of ours, with the content that it is to have.
     pub trust: BTreeMap<NamespaceName, Trust>,
+    /// The namespaces whose trust bundle is about to be put right.
+    pub trust_unsettled: BTreeSet<NamespaceName>,
     /// Runner namespaces that are there.
     pub namespaces: BTreeSet<NamespaceName>,
     /// Whether `namespaces` and the clones in them are completely known.

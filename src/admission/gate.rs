@@ -26,15 +26,16 @@ use crate::{
     config::{CloneSpec, Config, GateThen, NamespaceName, SecretName},
     snapshot::{SharedSnapshot, Snapshot, SourceView},
     sync::{names_another_source, same_content},
+    wiped::Wiped,
 };
 
 /// Audit annotation, and field of the log: the `resourceVersion` of the source that a clone was compared with.
 pub(super) const AUDIT_SOURCE_VERSION: &str = "source-version";
 
 /// How long one request waits for its clone; one takes some 10 ms.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// Between two looks at what the watches know.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// Longest wait for the API server's answer to the reads of one look.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -182,8 +183,9 @@ impl Gate {
             let read = async {
                 // The clone first: whoever finds it equal to a source read later has found it current.
                 let clone: Option<Secret> = self.requests.get(namespace, name).await?;
+                let clone = clone.map(Wiped::from);
                 let source: Option<Secret> = self.requests.get(&spec.from, name).await?;
-                Ok::<_, Problem>((source, clone))
+                Ok::<_, Problem>((source.map(Wiped::from), clone))
             };
             let Ok(Ok((source, clone))) = timeout(READ_DEADLINE, read).await else { return State::Unknown.into() };
             let Some(source) = source else { return State::SourceMissing.into() };
@@ -194,7 +196,7 @@ impl Gate {
                 Some(clone) if is_superseded && names_another_source(&clone.metadata, spec) => State::Current,
                 Some(_) => State::Stale,
             };
-            Look { state, source_version: source.metadata.resource_version }
+            Look { state, source_version: source.metadata.resource_version.clone() }
         });
         looking.await
     }

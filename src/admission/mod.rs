@@ -22,6 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::sleep;
 use tracing::{Span, debug, field::Empty, info, info_span};
 
 pub use error::ReviewError;
@@ -30,7 +31,7 @@ pub(crate) use kind::{Kind, LABEL_JOB, runs_entrypoint};
 pub(crate) use pod::shows;
 
 use self::{
-    gate::{AUDIT_SOURCE_VERSION, Gate},
+    gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE, PAUSE},
     inject::inject,
     review::{Decision, Request, Verdict},
 };
@@ -152,7 +153,7 @@ impl Admission {
 
     async fn decide(&self, webhook: Webhook, request: &Request, deadline: Duration) -> Decision {
         match webhook {
-            Webhook::MutatePods if request.creates("Pod") => self.pod(request),
+            Webhook::MutatePods if request.creates("Pod") => self.pod(request, deadline).await,
             Webhook::MutateNamespaces if request.creates("Namespace") => {
                 namespace::review(&request.object, &self.config, &self.snapshot.load())
             }
@@ -164,14 +165,26 @@ impl Admission {
         }
     }
 
-    fn pod(&self, request: &Request) -> Decision {
+    async fn pod(&self, request: &Request, deadline: Duration) -> Decision {
         let kind = Kind::of(&request.object, &self.config);
+        if kind == Kind::Job && self.config.inject.jobs {
+            self.trust_settles(&request.namespace, deadline).await;
+        }
         let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
         Decision {
             verdict: Verdict::Allow(injection.patch),
             reason: injection.reason.as_str(),
             warnings: injection.warnings,
             audit: BTreeMap::from([("pod", kind.as_str().to_owned())]),
+        }
+    }
+
+    /// Waits a moment where a trust bundle is about to be put right: without it, the job would trust nothing of the company.
+    async fn trust_settles(&self, namespace: &str, deadline: Duration) {
+        let started = Instant::now();
+        let is_unsettled = || self.snapshot.load().trust_unsettled.contains(namespace);
+        while is_unsettled() && started.elapsed() < PATIENCE.min(deadline) {
+            sleep(PAUSE).await;
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     cluster::{Change, Problem, Requests, watch},
     config::{NamespaceName, SecretName},
     names::{APP, FIELD_MANAGER_CA, LABEL_MANAGED_BY},
+    wiped::{Wiped, forget_last_applied, wipe},
 };
 
 /// The Secret as it was last seen.
@@ -86,7 +87,8 @@ impl Store {
         let mut metadata = seen.metadata.clone();
         metadata.labels.get_or_insert_default().insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
         let secret = Secret { metadata, type_: seen.kind.clone(), data: Some(data), ..Secret::default() };
-        self.requests.replace(FIELD_MANAGER_CA, &self.namespace, self.name.as_str(), &secret).await
+        let secret = Wiped::from(secret);
+        self.requests.replace(FIELD_MANAGER_CA, &self.namespace, self.name.as_str(), &*secret).await
     }
 }
 
@@ -105,10 +107,17 @@ impl Seen {
     }
 }
 
+impl Drop for Seen {
+    fn drop(&mut self) {
+        wipe(&mut self.data);
+    }
+}
+
 impl From<Secret> for Seen {
     fn from(secret: Secret) -> Self {
         let mut metadata = secret.metadata;
         metadata.managed_fields = None;
+        forget_last_applied(&mut metadata);
         Self { metadata, kind: secret.type_, data: secret.data.unwrap_or_default() }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         health::{BEAT_INTERVAL, Health},
         metrics::{Metrics, WriteLabels},
     },
-    trust::{BundleState, Publisher},
+    trust::{BundleState, Publisher, Shown},
 };
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
@@ -60,6 +60,7 @@ pub struct Driver {
     restarts: Option<Restarts>,
     permits: Permits,
     standings: Standings,
+    shown: Shown,
     /// Whether the snapshot is behind what is known here.
     stale: bool,
 }
@@ -93,7 +94,7 @@ impl Driver {
         let watches = Watches::new(&config, settings.watch_timeout, clients.watch.clone(), health, metrics.clone());
         let requests = Requests::new(clients.request.clone());
         let (contents, restarts) = restart::channel(Arc::clone(&config), requests.clone(), metrics.clone());
-        let driver = Self {
+        let mut driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
             reads: config.clones.iter().map(|_| SourceReads::default()).collect(),
             writer: Writer::new(requests.clone()),
@@ -104,6 +105,7 @@ impl Driver {
             states: States::new(Arc::clone(&config), metrics.clone(), events),
             publisher: Publisher::new(requests.clone(), Arc::clone(&config)),
             stale: false,
+            shown: Shown::default(),
             contents,
             restarts: Some(restarts),
             permits: Permits::new(settings.cleanup_delay),
@@ -455,9 +457,10 @@ impl Driver {
         self.contents.are(namespace, versions);
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let out_of_step = self.states.out_of_step().clone();
-        let snapshot = view::snapshot(&self.config, &self.observed, out_of_step, self.standings.is_superseded());
+        let is_superseded = self.standings.is_superseded();
+        let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, out_of_step, is_superseded);
         self.snapshot.store(Arc::new(snapshot));
     }
 

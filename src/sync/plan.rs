@@ -192,7 +192,10 @@ pub fn plan_trust(
             }
             CertsView::Present(certs) => match there {
                 None => Plan::Create,
-                Some(there) if there.is_terminating() => Plan::Rest(Rest::CloneTerminating),
+                // Whoever put a finalizer on it must not have the last word on its content.
+                Some(there) if there.is_terminating() && (there.immutable || there.has_content_of(&certs.bundle)) => {
+                    Plan::Rest(Rest::CloneTerminating)
+                }
                 Some(there) if !there.has_content_of(&certs.bundle) => Plan::Update(Cause::Differs),
                 Some(there) if !there.is_ours(certs_secret_name) => Plan::Update(Cause::Marks),
                 Some(_) => Plan::Rest(Rest::Synced),
@@ -209,10 +212,10 @@ fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: Unwanted,
 }
 
 fn converge(spec: &CloneSpec, source: &SecretState, target: &SecretState) -> Plan {
-    if target.is_terminating() {
-        return Plan::Rest(Rest::CloneTerminating);
-    }
     if target.has_content_of(source) {
+        if target.is_terminating() {
+            return Plan::Rest(Rest::CloneTerminating);
+        }
         // What a living policy holds in step is left to it: two that put their own marks on would never rest.
         return if target.is_kyvernos() || target.has_marks_of(spec) {
             Plan::Rest(Rest::Synced)
@@ -226,10 +229,11 @@ fn converge(spec: &CloneSpec, source: &SecretState, target: &SecretState) -> Pla
         return Plan::Rest(Rest::Conflict);
     }
     // The API server changes neither the type of a Secret nor the data of an immutable one.
-    if target.immutable || target.secret_type != source.secret_type {
-        Plan::Replace(cause)
-    } else {
-        Plan::Update(cause)
+    match (target.immutable || target.secret_type != source.secret_type, target.is_terminating()) {
+        (false, _) => Plan::Update(cause),
+        (true, false) => Plan::Replace(cause),
+        // It is deleted already, and cannot be changed.
+        (true, true) => Plan::Rest(Rest::CloneTerminating),
     }
 }
 
@@ -291,8 +295,12 @@ mod tests {
         assert_eq!(decide(&spec(), Some(with(ours(), "/type", json!("x/y")))), Plan::Replace(Cause::Differs));
         // Content is right: an immutable clone is not torn down for nothing.
         assert_eq!(decide(&spec(), Some(with(ours(), "/immutable", json!(true)))), Plan::Rest(Rest::Synced));
-        let terminating = with(edited, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
-        assert_eq!(decide(&spec(), Some(terminating)), Plan::Rest(Rest::CloneTerminating));
+        // Being deleted, and held by a finalizer: its content is corrected; what only a new object could be waits for that.
+        let terminating = |value| with(value, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+        assert_eq!(decide(&spec(), Some(terminating(edited.clone()))), Plan::Update(Cause::Differs));
+        for waits in [ours(), with(edited, "/immutable", json!(true)), with(ours(), "/type", json!("x/y"))] {
+            assert_eq!(decide(&spec(), Some(terminating(waits))), Plan::Rest(Rest::CloneTerminating));
+        }
     }
 
     #[test]
@@ -450,7 +458,8 @@ mod tests {
         let unmarked = map(json!({"name": NAME, "namespace": "gitlab-runner"}), data.clone());
         let written = with(marks.clone(), "/managedFields", managers("gitlab-runner-webhook-trust"));
         let written = map(written, data.clone());
-        let terminating = map(with(marks, "/deletionTimestamp", json!("2026-01-01T00:00:00Z")), json!({}));
+        let marks = with(marks, "/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+        let (terminating, terminating_edited) = (map(marks.clone(), data), map(marks, json!({})));
 
         let table = [
             (Present(&good), Active, None, Plan::Create),
@@ -458,6 +467,7 @@ mod tests {
             (Present(&good), Active, Some(&edited), Plan::Update(Cause::Differs)),
             (Present(&good), Active, Some(&unmarked), Plan::Update(Cause::Marks)),
             (Present(&good), Active, Some(&terminating), Plan::Rest(Rest::CloneTerminating)),
+            (Present(&good), Active, Some(&terminating_edited), Plan::Update(Cause::Differs)),
             // No mistake and no ignorance takes trust away; having nothing to trust does.
             (Present(&bad), Active, Some(&ours), Plan::Rest(Rest::CertsUnusable)),
             (NotLoaded, Active, Some(&ours), Plan::Rest(Rest::NotLoaded)),

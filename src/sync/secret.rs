@@ -13,6 +13,7 @@ use crate::{
         ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, HARMLESS_TYPES, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO,
         RESERVED_TYPES,
     },
+    wiped::{Wiped, forget_last_applied, wipe},
 };
 
 /// `type` of a Secret that names none.
@@ -36,9 +37,26 @@ impl Payload {
         &self.data
     }
 
+    /// As an object to be written.
+    pub fn to_secret(&self, metadata: ObjectMeta, immutable: bool) -> Wiped {
+        Wiped::from(Secret {
+            metadata,
+            type_: Some(self.secret_type.clone()),
+            data: Some(self.data.clone()),
+            immutable: immutable.then_some(true),
+            string_data: None,
+        })
+    }
+
     fn digest(&self) -> Digest {
         let data = self.data.iter().flat_map(|(key, value)| [key.as_bytes(), &value.0]);
         Digest::of(std::iter::once(self.secret_type.as_bytes()).chain(data))
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        wipe(&mut self.data);
     }
 }
 
@@ -52,7 +70,8 @@ impl fmt::Debug for Payload {
 /// A Secret as a watch or a read delivered it.
 #[derive(Clone)]
 pub struct SecretState {
-    /// Metadata without `managedFields`, so that an update gives back what it does not change.
+    /// Metadata without `managedFields`, so that an update gives back what it does not change; and without kubectl's copy of
+    /// the object, which an update therefore takes away: it is another place with the data of a Secret.
     pub metadata: ObjectMeta,
     /// The Secret's type.
     pub secret_type: String,
@@ -168,8 +187,7 @@ pub fn names_another_source(metadata: &ObjectMeta, spec: &CloneSpec) -> bool {
 
 /// Whether two Secrets have the same type and data: all that makes a clone equal to its source.
 pub fn same_content(one: &Secret, other: &Secret) -> bool {
-    let data = |secret: &Secret| secret.data.clone().filter(|data| !data.is_empty());
-    secret_type(one) == secret_type(other) && data(one) == data(other)
+    secret_type(one) == secret_type(other) && one.data.iter().flatten().eq(other.data.iter().flatten())
 }
 
 fn secret_type(secret: &Secret) -> &str {
@@ -177,6 +195,8 @@ fn secret_type(secret: &Secret) -> &str {
 }
 
 fn split(secret: Secret) -> (SecretState, Payload) {
+    let mut secret = secret;
+    forget_last_applied(&mut secret.metadata);
     let payload = Payload { secret_type: secret_type(&secret).to_owned(), data: secret.data.unwrap_or_default() };
     let mut metadata = secret.metadata;
     let managers = metadata.managed_fields.take().unwrap_or_default();

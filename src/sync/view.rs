@@ -1,18 +1,22 @@
 //! What admission is shown of the stores. PURE.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{observe::Observed, plan::SourceView};
 use crate::{
     config::{Config, NamespaceName, SecretName},
     snapshot::{self, Snapshot},
-    trust::BundleState,
+    trust::{Shown, Trust},
 };
 
 /// The cluster as the stores have it.
 pub(super) fn snapshot(
     config: &Config,
     observed: &Observed,
+    shown: &mut Shown,
     out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
     is_superseded: bool,
 ) -> Snapshot {
@@ -23,18 +27,42 @@ pub(super) fn snapshot(
     };
     let sources = config.clones.iter().enumerate();
     let certs = observed.all_certs();
-    // What a newer revision publishes follows from a configuration that this one does not know.
-    let is_shown =
-        |bundle: &BundleState| bundle.is_ours(&config.certs_secret_name) || is_superseded && bundle.is_managed();
-    let bundles = observed.all_bundles().iter().filter(|(_, bundle)| is_shown(bundle));
+    let (trust, trust_unsettled) = bundles(config, observed, shown, is_superseded);
     Snapshot {
         sources: sources.map(|(clone, spec)| (spec.secret.clone(), (spec.from.clone(), view(clone)))).collect(),
         certs: certs.into_iter().flatten().map(|(name, state)| (name.clone(), state.certs.clone())).collect(),
         certs_loaded: certs.is_some(),
-        trust: bundles.map(|(name, bundle)| (name.clone(), bundle.trust)).collect(),
+        trust,
+        trust_unsettled,
         namespaces: observed.all_namespaces(),
         clones_loaded: observed.clones_loaded(),
         out_of_step,
         is_superseded,
     }
+}
+
+/// The trust bundles that pods are given, and the namespaces where one is about to be put right.
+fn bundles(
+    config: &Config,
+    observed: &Observed,
+    shown: &mut Shown,
+    is_superseded: bool,
+) -> (BTreeMap<NamespaceName, Trust>, BTreeSet<NamespaceName>) {
+    let (mut given, mut unsettled) = (BTreeMap::new(), BTreeSet::new());
+    let Some(certs) = observed.all_certs() else { return (given, unsettled) };
+    shown.note(certs);
+    for (namespace, bundle) in observed.all_bundles() {
+        // What a newer revision publishes follows from a configuration that this one does not know.
+        if is_superseded && bundle.is_managed() {
+            given.insert(namespace.clone(), bundle.trust);
+            continue;
+        }
+        let Some(certs) = certs.get(namespace) else { continue };
+        if bundle.is_ours(&config.certs_secret_name) && shown.accepts(namespace, bundle, certs) {
+            given.insert(namespace.clone(), bundle.trust);
+        } else if certs.bundle.is_some() {
+            unsettled.insert(namespace.clone());
+        }
+    }
+    (given, unsettled)
 }

@@ -16,6 +16,7 @@ use crate::{
         metrics::{Metrics, WatchKind},
     },
     trust::{BundleState, CertsState},
+    wiped::Wiped,
 };
 
 /// A change, and which store it is for.
@@ -80,6 +81,7 @@ impl Watches {
         let what = watches.add_secret(health, Id::Certs, name);
         let roots = config.public_roots;
         let changes = watch(Api::all(client.clone()), of_name(name), timeout, what, move |secret: Secret| {
+            let secret = Wiped::from(secret);
             Some((secret.namespace()?.parse().ok()?, CertsState::new(&secret, roots)))
         });
         watches.push(changes, Event::Certs);

@@ -105,7 +105,6 @@ impl Writer {
         target: &SecretState,
         cause: Cause,
     ) -> Result<(), Problem> {
-        let payload = &source.payload;
         let mut metadata = target.metadata.clone();
         if cause == Cause::Marks || !target.is_kyvernos() {
             let labels = metadata.labels.get_or_insert_default();
@@ -117,14 +116,8 @@ impl Writer {
             }
             metadata.annotations.get_or_insert_default().extend(ours);
         }
-        let clone = Secret {
-            metadata,
-            type_: Some(payload.secret_type().to_owned()),
-            data: Some(payload.data().clone()),
-            immutable: target.immutable.then_some(true),
-            string_data: None,
-        };
-        self.requests.replace(FIELD_MANAGER_CLONE, namespace, spec.secret.as_str(), &clone).await
+        let clone = source.payload.to_secret(metadata, target.immutable);
+        self.requests.replace(FIELD_MANAGER_CLONE, namespace, spec.secret.as_str(), &*clone).await
     }
 
     async fn delete(&self, spec: &CloneSpec, namespace: &NamespaceName, target: &SecretState) -> Result<(), Problem> {

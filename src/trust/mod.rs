@@ -3,12 +3,14 @@
 pub mod bundle;
 mod certs;
 mod publish;
+mod shown;
 mod state;
 mod subject_hash;
 
 pub use crate::pem::PemError;
 pub use certs::{Ca, Certs};
 pub use publish::Publisher;
+pub use shown::Shown;
 pub use state::{BundleState, CertsState, Wanted};
 
 /// What the trust bundle in a namespace holds, as it is stored.

@@ -13,6 +13,7 @@ use crate::{
     cluster::{Problem, Requests, Version},
     config::{Config, NamespaceName},
     names::{ANNOTATION_SOURCE, APP, CONFIGMAP_TRUST, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
+    wiped::Wiped,
 };
 
 /// Writes trust bundles.
@@ -33,6 +34,8 @@ impl Publisher {
     pub async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<bool, Problem> {
         let certs = &self.config.certs_secret_name;
         let secret: Option<Secret> = self.requests.get(namespace, certs.as_str()).await?;
+        // The runner's client key may be in it.
+        let secret = secret.map(Wiped::from);
         let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
         // The watch is about to bring what this read found; the next look settles it.
         let Ok(bundle) = bundle::build(data, self.config.public_roots) else { return Ok(false) };

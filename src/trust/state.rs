@@ -62,6 +62,11 @@ impl Wanted {
         })
     }
 
+    /// The content that is wanted, if it is known.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        self.0.as_ref().ok()?.as_ref()
+    }
+
     /// Whether there is a CA to be trusted.
     pub fn is_some(&self) -> bool {
         matches!(self.0, Ok(Some(_)))
@@ -98,6 +103,11 @@ impl From<ConfigMap> for BundleState {
 }
 
 impl BundleState {
+    /// Its data, to be compared.
+    pub(super) fn content(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Whether its data is the wanted one.
     pub fn has_content_of(&self, wanted: &Wanted) -> bool {
         matches!(&wanted.0, Ok(Some(digest)) if *digest == self.digest)
