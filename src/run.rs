@@ -134,7 +134,8 @@ fn revisions(settings: &Settings, clients: &Clients, namespace: &NamespaceName) 
     // A pod without that label gets an empty variable.
     match settings.pod_template_hash.clone().filter(|hash| !hash.is_empty()) {
         Some(hash) => {
-            let (watch, standings) = RevisionWatch::new(clients.watch.clone(), namespace, hash, settings.watch_timeout);
+            let (watch, standings) =
+                RevisionWatch::new(clients.watch.clone(), namespace.clone(), hash, settings.watch_timeout);
             (Some(watch), standings)
         }
         None => (None, Standings::fixed(Standing::Active)),

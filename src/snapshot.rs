@@ -4,11 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::{
     config::{NamespaceName, SecretName},
@@ -39,6 +40,42 @@ pub struct Snapshot {
     pub out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
     /// Whether a newer revision of our Deployment writes: what it writes may follow from another configuration.
     pub is_superseded: bool,
+    /// The way back: clones of which a read showed something else than stands here.
+    pub doubts: Doubts,
+}
+
+/// Clones of which a read by admission contradicts what the watches know. Holds each at most once, and only such as a
+/// snapshot knows the namespace of. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Doubts(Arc<Doubtful>);
+
+#[derive(Debug, Default)]
+struct Doubtful {
+    clones: Mutex<BTreeSet<(SecretName, NamespaceName)>>,
+    raised: Notify,
+}
+
+impl Doubts {
+    /// Has sync look at a clone by reads.
+    pub fn raise(&self, secret: SecretName, namespace: NamespaceName) {
+        self.clones().insert((secret, namespace));
+        self.0.raised.notify_one();
+    }
+
+    /// Until there is one.
+    pub async fn raised(&self) {
+        self.0.raised.notified().await;
+    }
+
+    /// All that there are.
+    pub fn take(&self) -> BTreeSet<(SecretName, NamespaceName)> {
+        std::mem::take(&mut *self.clones())
+    }
+
+    /// A panic while the lock was held leaves a set that is still whole.
+    fn clones(&self) -> std::sync::MutexGuard<'_, BTreeSet<(SecretName, NamespaceName)>> {
+        self.0.clones.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A source as far as admission needs it.

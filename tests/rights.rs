@@ -123,6 +123,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     let requests = cluster.requests().await;
     assert!(requests.len() > 30, "{} requests", requests.len());
     let used = used(&granted, &requests);
-    let unused: Vec<_> = granted.difference(&used).collect();
+    // Lists come as watches; where they cannot, each right to list is used: tests/watches.rs.
+    let unused: Vec<_> = granted.difference(&used).filter(|right| right.1 != "list").collect();
     assert!(unused.is_empty(), "granted and never used: {unused:?}");
 }

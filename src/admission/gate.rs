@@ -36,6 +36,8 @@ pub(super) const AUDIT_SOURCE_VERSION: &str = "source-version";
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// Between two looks at what the watches know.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// How long a clone may be right before the watches know it.
+const LAG: Duration = Duration::from_secs(1);
 /// Longest wait for the API server's answer to the reads of one look.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -161,6 +163,7 @@ impl Gate {
         }
         let mut look = self.look(spec, namespace).await;
         if look.state == State::Current {
+            self.compare(spec, namespace, look.state);
             return look;
         }
         while look.state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
@@ -171,7 +174,26 @@ impl Gate {
             }
         }
         self.waits.observe(started.elapsed().as_secs_f64());
+        self.compare(spec, namespace, look.state);
         look
+    }
+
+    /// What was read is the truth: when the watches know it otherwise, sync is told, so that it reads, too, and the time
+    /// after which the gate gives up begins.
+    fn compare(&self, spec: &CloneSpec, namespace: &NamespaceName, read: State) {
+        let snapshot = self.snapshot.load();
+        if !snapshot.clones_loaded || !snapshot.namespaces.contains(namespace) {
+            return;
+        }
+        let since = snapshot.out_of_step.get(&(spec.secret.clone(), namespace.clone()));
+        let contradicts = match read {
+            // What was written a moment ago comes back through the watch.
+            State::Current => since.is_some_and(|since| since.elapsed() > LAG),
+            State::Stale | State::CloneMissing | State::SourceMissing | State::Unknown => since.is_none(),
+        };
+        if contradicts {
+            snapshot.doubts.raise(spec.secret.clone(), namespace.clone());
+        }
     }
 
     /// One quorum read of both, shared by all who ask before it begins.

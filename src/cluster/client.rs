@@ -8,14 +8,14 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use super::error::words as error_words;
+use super::{WatchClient, error::words as error_words};
 use crate::{crypto, names};
 
 /// Connections to one API server.
 #[derive(Clone)]
 pub struct Clients {
     /// For watches: no read time-out, the watch has its own.
-    pub watch: Client,
+    pub watch: WatchClient,
     /// For requests: short time-outs and no hidden retries; who asks decides when to ask again.
     pub request: Client,
 }
@@ -57,7 +57,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Clients, ConnectError>
     };
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = None;
-    let watch = client(config.clone())?;
+    let watch = WatchClient::new(client(config.clone())?);
     config.read_timeout = Some(Duration::from_secs(15));
     config.write_timeout = Some(Duration::from_secs(15));
     let request = client(config)?;

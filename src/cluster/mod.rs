@@ -1,24 +1,33 @@
 //! The way to the API server: clients, watches, and what their errors mean.
 
 mod authorship;
+mod change;
 mod client;
 mod error;
 mod events;
+mod lines;
 mod peers;
+mod query;
+mod raw;
 mod request;
 mod revision;
 mod store;
 mod watch;
+mod watch_client;
 mod watch_health;
 
 pub use authorship::Authorship;
+pub use change::Change;
 pub use client::{Clients, ConnectError, connect, connect_as_caller};
 pub use error::{Problem, Reason};
 pub use events::{Events, Occurrence, Regarding, Teller, Uid};
 pub use peers::Peers;
+pub use query::Query;
+pub use raw::Raw;
 pub(crate) use request::in_time;
 pub use request::{Object, Requests, Version};
 pub use revision::{RevisionWatch, Standing, Standings};
 pub use store::Store;
-pub use watch::{Change, watch};
+pub use watch::watch;
+pub use watch_client::WatchClient;
 pub use watch_health::WatchHealth;

@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use kube::{Api, Client, ResourceExt as _, runtime::watcher};
+use kube::ResourceExt as _;
 use tokio::{sync::watch as channel, time};
 
-use super::{Change, Problem, Reason, store::Store, watch};
+use super::{Change, Problem, Query, Raw, Reason, WatchClient, store::Store, watch};
 use crate::{config::NamespaceName, shutdown::Shutdown};
 
 /// The Deployment controller's label on a `ReplicaSet` and its pods.
@@ -45,7 +45,8 @@ pub struct Standings(channel::Receiver<Standing>);
 
 /// Follows the `ReplicaSets` of our Deployment.
 pub struct RevisionWatch {
-    api: Api<ReplicaSet>,
+    client: WatchClient,
+    namespace: NamespaceName,
     timeout: Duration,
     hash: String,
     sender: channel::Sender<Standing>,
@@ -102,10 +103,9 @@ impl Standings {
 
 impl RevisionWatch {
     /// For a pod with this `pod-template-hash` in our own namespace.
-    pub fn new(client: Client, namespace: &NamespaceName, hash: String, timeout: Duration) -> (Self, Standings) {
+    pub fn new(client: WatchClient, namespace: NamespaceName, hash: String, timeout: Duration) -> (Self, Standings) {
         let (sender, receiver) = channel::channel(Standing::Pending);
-        let api = Api::namespaced(client, namespace.as_str());
-        (Self { api, timeout, hash, sender }, Standings(receiver))
+        (Self { client, namespace, timeout, hash, sender }, Standings(receiver))
     }
 
     /// Runs until shutdown. The standing stays what it was last: a replica that is draining takes over nothing.
@@ -117,9 +117,10 @@ impl RevisionWatch {
     }
 
     async fn follow(self) {
-        let Self { api, timeout, hash, sender } = self;
-        let what = "replicasets in the namespace of this program".to_owned();
-        let mut changes = pin!(watch(api, watcher::Config::default(), timeout, what, |set| Revision::of(&set)));
+        let Self { client, namespace, timeout, hash, sender } = self;
+        let query = Query::of::<ReplicaSet>(Some(namespace.as_str()), format!("replicasets in namespace {namespace}"));
+        let decode = |raw: &Raw<'_>| Ok(Revision::of(&serde_json::from_str(raw.json)?));
+        let mut changes = pin!(watch(&client, query, timeout, decode));
         let mut store = Store::default();
         let mut failed = None;
         let patience = time::sleep(PATIENCE);

@@ -48,6 +48,11 @@ impl WatchHealth {
         }
     }
 
+    /// Whether it is failing at the moment.
+    pub fn is_failing(&self) -> bool {
+        self.problem.is_some()
+    }
+
     fn fail(&mut self, problem: &Problem) {
         let reason = problem.reason.as_str();
         self.metrics.watch_errors.get_or_create(&WatchLabels { kind: self.kind, reason }).inc();

@@ -13,16 +13,19 @@ use futures::{Stream, StreamExt as _};
 use json_patch::{Patch, PatchOperation, RemoveOperation, TestOperation, jsonptr::PointerBuf};
 use k8s_openapi::{
     ByteString,
-    api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
-    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
+    api::admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+    },
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
     jiff::Timestamp,
 };
-use kube::{Api, Client, Resource, runtime::watcher};
+use kube::Resource;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::authority::{AuthorityId, Leaf};
 use crate::{
-    cluster::{Change, Problem, Reason, Requests, watch},
+    cluster::{Change, Problem, Query, Reason, Requests, WatchClient, watch},
     names::FIELD_MANAGER_CA_BUNDLE,
     pem,
 };
@@ -84,32 +87,32 @@ impl Publisher {
         format!("{}/{}", kind.resource(), self.name)
     }
 
-    /// What happens to the mutating configuration.
-    pub fn watch_mutating(
+    /// What happens to a configuration.
+    pub fn watch(
         &self,
-        client: Client,
+        kind: Kind,
+        client: &WatchClient,
         timeout: Duration,
     ) -> impl Stream<Item = Change<Registration>> + Send + use<> {
-        let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-        watch(api, self.selector(), timeout, self.object(Kind::Mutating), |found: MutatingWebhookConfiguration| {
+        let query = match kind {
+            Kind::Mutating => Query::of::<MutatingWebhookConfiguration>(None, self.object(kind)),
+            Kind::Validating => Query::of::<ValidatingWebhookConfiguration>(None, self.object(kind)),
+        };
+        watch(client, query.named(&self.name), timeout, |raw| {
+            #[derive(Deserialize)]
+            struct Found {
+                webhooks: Option<Vec<Webhook>>,
+            }
+            #[derive(Deserialize)]
+            #[serde(rename_all = "camelCase")]
+            struct Webhook {
+                name: String,
+                client_config: WebhookClientConfig,
+            }
+            let found: Found = serde_json::from_str(raw.json)?;
             let webhooks = found.webhooks.into_iter().flatten();
-            let webhooks = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect();
-            Some(Registration { webhooks, owned: Owned::of(&found.metadata) })
-        })
-        .boxed()
-    }
-
-    /// What happens to the validating configuration.
-    pub fn watch_validating(
-        &self,
-        client: Client,
-        timeout: Duration,
-    ) -> impl Stream<Item = Change<Registration>> + Send + use<> {
-        let api: Api<ValidatingWebhookConfiguration> = Api::all(client);
-        watch(api, self.selector(), timeout, self.object(Kind::Validating), |found: ValidatingWebhookConfiguration| {
-            let webhooks = found.webhooks.into_iter().flatten();
-            let webhooks = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle)).collect();
-            Some(Registration { webhooks, owned: Owned::of(&found.metadata) })
+            let entries = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle));
+            Ok(Some(Registration { webhooks: entries.collect(), owned: Owned::of(&raw.managed_fields) }))
         })
         .boxed()
     }
@@ -135,7 +138,8 @@ impl Publisher {
             let webhooks: Vec<_> =
                 names.map(|name| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}})).collect();
             let applied = json!({"webhooks": webhooks});
-            Owned::of(&self.requests.apply_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, applied).await?)
+            let stored = self.requests.apply_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, applied).await?;
+            Owned::of(stored.managed_fields.as_deref().unwrap_or_default())
         };
         let Some(patch) = owned.removal() else { return Ok(()) };
         match self.requests.patch_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, patch).await {
@@ -143,10 +147,6 @@ impl Publisher {
             Err(problem) if matches!(problem.reason, Reason::Invalid | Reason::Conflict) => Ok(()),
             result => result,
         }
-    }
-
-    fn selector(&self) -> watcher::Config {
-        watcher::Config::default().fields(&format!("metadata.name={}", self.name))
     }
 }
 
@@ -214,8 +214,7 @@ impl Registration {
 }
 
 impl Owned {
-    fn of(metadata: &ObjectMeta) -> Self {
-        let entries = metadata.managed_fields.as_deref().unwrap_or_default();
+    fn of(entries: &[ManagedFieldsEntry]) -> Self {
         let is_ours = |entry: &ManagedFieldsEntry| entry.manager.as_deref() == Some(FIELD_MANAGER_CA_BUNDLE);
         let ours: Vec<_> = entries.iter().enumerate().filter(|(_, entry)| is_ours(entry)).map(|(at, _)| at).collect();
         // The API server takes no list away: who alone owns fields goes on owning them.

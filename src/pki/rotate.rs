@@ -106,11 +106,11 @@ impl Rotation {
         let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
         let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
         let (client, timeout) = (&clients.watch, options.watch_timeout);
-        events.push(Box::pin(store.watch(client.clone(), timeout).map(|change| Event::Secret(change.map(Box::new)))));
-        let changes = publisher.watch_mutating(client.clone(), timeout);
-        events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Mutating, change))));
-        let changes = publisher.watch_validating(client.clone(), timeout);
-        events.push(Box::pin(changes.map(|change| Event::Registration(Kind::Validating, change))));
+        events.push(Box::pin(store.watch(client, timeout).map(|change| Event::Secret(change.map(Box::new)))));
+        for kind in [Kind::Mutating, Kind::Validating] {
+            let changes = publisher.watch(kind, client, timeout);
+            events.push(Box::pin(changes.map(move |change| Event::Registration(kind, change))));
+        }
         Self {
             store,
             publisher,
@@ -190,6 +190,10 @@ impl Rotation {
                 }
             }
             Event::Registration(kind, change) => {
+                // The API server is back: what failed meanwhile need not wait any longer.
+                if matches!(change, Change::ListEnds) {
+                    self.side(kind).pause.over();
+                }
                 let Some(found) = self.side(kind).watch.note(change) else { return };
                 let found: Option<_> = found.into();
                 let state = if found.is_some() { "there" } else { "absent" };

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
-use kube::{Api, Client, api::ObjectMeta, runtime::watcher};
+use kube::api::ObjectMeta;
 use serde_json::json;
 
 use super::{keyring::Keyring, plan::Stored};
 use crate::{
-    cluster::{Change, Problem, Requests, watch},
+    cluster::{Change, Problem, Query, Requests, WatchClient, watch},
     config::{NamespaceName, SecretName},
     names::{APP, FIELD_MANAGER_CA, LABEL_MANAGED_BY},
     wiped::{Wiped, forget_last_applied, wipe},
@@ -47,10 +47,10 @@ impl Store {
     }
 
     /// What happens to the Secret.
-    pub fn watch(&self, client: Client, timeout: Duration) -> impl Stream<Item = Change<Seen>> + Send + use<> {
-        let api: Api<Secret> = Api::namespaced(client, self.namespace.as_str());
-        let selector = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
-        watch(api, selector, timeout, self.what(), |secret: Secret| Some(Seen::from(secret))).boxed()
+    pub fn watch(&self, client: &WatchClient, timeout: Duration) -> impl Stream<Item = Change<Seen>> + Send + use<> {
+        let query = Query::of::<Secret>(Some(self.namespace.as_str()), self.what()).named(self.name.as_str());
+        watch(client, query, timeout, |raw| serde_json::from_str(raw.json).map(|secret: Secret| Some(secret.into())))
+            .boxed()
     }
 
     /// The Secret as it is stored now.

@@ -11,6 +11,7 @@ use super::{
     permits::{Permit, Permits, Wanted},
     plan::{CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{Order, Queue},
+    reread::{Both, Rereads},
     restart::{self, Contents, Restarts},
     secret::{SecretState, Source},
     source_reads::SourceReads,
@@ -25,13 +26,15 @@ use crate::{
     config::{Config, NamespaceName, Settings},
     names::ANNOTATION_CONTENT,
     shutdown::Shutdown,
-    snapshot::SharedSnapshot,
+    snapshot::{Doubts, SharedSnapshot},
     telemetry::{
         health::{BEAT_INTERVAL, Health},
         metrics::{Metrics, WriteLabels},
     },
     trust::{BundleState, Publisher, Shown},
 };
+
+mod rereading;
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
 const MAX_WRITES: usize = 24;
@@ -53,6 +56,9 @@ pub struct Driver {
     queue: Queue,
     /// Of each clone's source.
     reads: Vec<SourceReads<Option<Arc<Source>>>>,
+    /// Clones of which admission knows better than the watches.
+    doubts: Doubts,
+    rereads: Rereads,
     work: JoinSet<Done>,
     writes: usize,
     states: States,
@@ -71,6 +77,11 @@ enum Done {
         clone: usize,
         mark: u64,
         result: Result<Option<Arc<Source>>, Problem>,
+    },
+    /// Source and clone, as they are stored.
+    Reread {
+        target: Target,
+        result: Result<Box<Both>, Problem>,
     },
     /// `Ok(false)`: it turned out that nothing was to be written.
     Write {
@@ -91,13 +102,16 @@ impl Driver {
         snapshot: SharedSnapshot,
         events: Events,
     ) -> Self {
-        let watches = Watches::new(&config, settings.watch_timeout, clients.watch.clone(), health, metrics.clone());
         let requests = Requests::new(clients.request.clone());
+        let (timeout, client) = (settings.watch_timeout, &clients.watch);
+        let watches = Watches::new(&config, timeout, client, &requests, health, metrics.clone());
         let (contents, restarts) = restart::channel(Arc::clone(&config), requests.clone(), metrics.clone());
         let mut driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
             reads: config.clones.iter().map(|_| SourceReads::default()).collect(),
             writer: Writer::new(requests.clone()),
+            doubts: Doubts::default(),
+            rereads: Rereads::default(),
             health: Arc::clone(health),
             queue: Queue::default(),
             work: JoinSet::new(),
@@ -142,10 +156,12 @@ impl Driver {
                 event = self.watches.next() => self.take_in(event),
                 Some(done) = self.work.join_next() => self.finish(done),
                 () = self.standings.changed() => self.change_standing(),
+                () = self.doubts.raised() => self.take_doubts(),
                 () = until(due) => {}
                 _ = beat.tick() => {}
             }
             self.health.beat();
+            self.reread();
             self.look();
             if std::mem::take(&mut self.stale) {
                 self.publish();
@@ -160,6 +176,7 @@ impl Driver {
         let mut next = first;
         for _ in 0..MAX_BATCH {
             let Some(event) = next else { break };
+            self.note_list(&event);
             let targets = match event {
                 Event::Namespace(watch, change) => self.observed.namespace(&self.config, watch, change),
                 Event::Secret(clone, change) => self.observed.secret(&self.config, clone, change),
@@ -329,6 +346,7 @@ impl Driver {
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Read { clone, mark, result }) => self.finish_read(clone, mark, result),
+            Ok(Done::Reread { target, result }) => self.finish_reread(&target, result),
             Ok(Done::Write { target, action, result }) => self.finish_write(&target, &action, result),
             // A panic in a write is a bug; the loop cannot say any more which clone it was.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -387,6 +405,7 @@ impl Driver {
                     "written"
                 );
                 self.permits.wrote(target, action.wanted.clone(), action.rival, now);
+                self.note_write(target, now);
                 if self.permits.contended_until(target, now).is_some() {
                     self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
                 }
@@ -418,6 +437,9 @@ impl Driver {
         match contended {
             Some(until) => self.queue.defer(target.clone(), until),
             None => self.queue.rest(target),
+        }
+        if self.rereads.has(target) {
+            return;
         }
         let detail = match (rest, target.subject) {
             (Rest::Conflict, Subject::Clone(clone)) => {
@@ -458,14 +480,18 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        let out_of_step = self.states.out_of_step().clone();
-        let is_superseded = self.standings.is_superseded();
-        let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, out_of_step, is_superseded);
+        let beside = view::Beside {
+            out_of_step: self.states.out_of_step().clone(),
+            doubts: self.doubts.clone(),
+            is_superseded: self.standings.is_superseded(),
+        };
+        let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, beside);
         self.snapshot.store(Arc::new(snapshot));
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.queue.next_due().into_iter().chain(self.reads.iter().filter_map(SourceReads::due)).min()
+        let reads = self.reads.iter().filter_map(SourceReads::due);
+        self.queue.next_due().into_iter().chain(self.rereads.next_due()).chain(reads).min()
     }
 }
 

@@ -6,12 +6,15 @@
 
 mod action;
 mod driver;
+mod filtered;
 mod observe;
 mod permits;
 mod plan;
 mod queue;
+mod reread;
 mod restart;
 mod secret;
+mod selection;
 mod source_reads;
 mod states;
 mod view;

@@ -160,6 +160,7 @@ impl Observed {
     /// The certificates that a trust bundle follows from.
     pub fn certs_of(&self, target: &Target) -> CertsView<'_> {
         match self.certs.objects().get(&target.namespace) {
+            Some(certs) if certs.is_unread => CertsView::NotLoaded,
             Some(certs) => CertsView::Present(certs),
             None if self.certs.is_loaded() => CertsView::Missing,
             None => CertsView::NotLoaded,

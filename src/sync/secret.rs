@@ -3,12 +3,16 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
+};
 
 use crate::{
-    cluster::Authorship,
+    cluster::{Authorship, Raw},
     config::CloneSpec,
-    digest::Digest,
+    digest::{BytesShape, Digest, Shape},
     names::{
         ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, HARMLESS_TYPES, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO,
         RESERVED_TYPES,
@@ -48,9 +52,8 @@ impl Payload {
         })
     }
 
-    fn digest(&self) -> Digest {
-        let data = self.data.iter().flat_map(|(key, value)| [key.as_bytes(), &value.0]);
-        Digest::of(std::iter::once(self.secret_type.as_bytes()).chain(data))
+    fn shape(&self) -> Shape {
+        self.data.iter().map(|(key, value)| (key.as_str(), &value.0)).collect()
     }
 }
 
@@ -85,6 +88,46 @@ pub struct SecretState {
 }
 
 impl SecretState {
+    /// Of a Secret that a watch delivered: its data is compared, and never held.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of(raw: &Raw<'_>) -> serde_json::Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Fields {
+            #[serde(rename = "type")]
+            secret_type: Option<String>,
+            immutable: Option<bool>,
+            data: Option<BytesShape>,
+        }
+        let Fields { secret_type, immutable, data } = serde_json::from_str(raw.json)?;
+        let secret_type = secret_type.filter(|kind| !kind.is_empty()).unwrap_or_else(|| DEFAULT_TYPE.to_owned());
+        let BytesShape(shape) = data.unwrap_or_default();
+        Ok(Self::new(raw.metadata.clone(), &raw.managed_fields, secret_type, immutable, &shape))
+    }
+
+    /// Of a Secret that nobody looks into: nothing but its metadata.
+    pub fn unread(metadata: ObjectMeta) -> Self {
+        Self::new(metadata, &[], String::new(), None, &Shape::default())
+    }
+
+    fn new(
+        metadata: ObjectMeta,
+        managers: &[ManagedFieldsEntry],
+        secret_type: String,
+        immutable: Option<bool>,
+        shape: &Shape,
+    ) -> Self {
+        Self {
+            digest: shape.digest(&secret_type),
+            keys: shape.keys().cloned().collect(),
+            secret_type,
+            immutable: immutable.unwrap_or_default(),
+            authorship: Authorship::of(managers, FIELD_MANAGER_CLONE),
+            metadata,
+        }
+    }
+
     /// Whether type and data are the source's.
     pub fn has_content_of(&self, source: &Self) -> bool {
         self.digest == source.digest
@@ -200,14 +243,7 @@ fn split(secret: Secret) -> (SecretState, Payload) {
     let payload = Payload { secret_type: secret_type(&secret).to_owned(), data: secret.data.unwrap_or_default() };
     let mut metadata = secret.metadata;
     let managers = metadata.managed_fields.take().unwrap_or_default();
-    let state = SecretState {
-        secret_type: payload.secret_type.clone(),
-        keys: payload.data.keys().cloned().collect(),
-        immutable: secret.immutable.unwrap_or_default(),
-        digest: payload.digest(),
-        authorship: Authorship::of(&managers, FIELD_MANAGER_CLONE),
-        metadata,
-    };
+    let state = SecretState::new(metadata, &managers, payload.secret_type.clone(), secret.immutable, &payload.shape());
     (state, payload)
 }
 

@@ -70,6 +70,11 @@ impl<S> SourceReads<S> {
         std::mem::take(&mut self.waiting)
     }
 
+    /// The API server is known to answer: the next read need not wait any longer.
+    pub(super) fn retry(&mut self) {
+        (self.failures, self.not_before) = (0, None);
+    }
+
     /// Nothing is to be written now: the content need not be held.
     pub(super) fn forget(&mut self) {
         self.answer = None;

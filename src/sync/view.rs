@@ -8,18 +8,20 @@ use std::{
 use super::{observe::Observed, plan::SourceView};
 use crate::{
     config::{Config, NamespaceName, SecretName},
-    snapshot::{self, Snapshot},
+    snapshot::{self, Doubts, Snapshot},
     trust::{Shown, Trust},
 };
 
+/// What is no object.
+pub(super) struct Beside {
+    pub(super) out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
+    pub(super) doubts: Doubts,
+    pub(super) is_superseded: bool,
+}
+
 /// The cluster as the stores have it.
-pub(super) fn snapshot(
-    config: &Config,
-    observed: &Observed,
-    shown: &mut Shown,
-    out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
-    is_superseded: bool,
-) -> Snapshot {
+pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, beside: Beside) -> Snapshot {
+    let Beside { out_of_step, doubts, is_superseded } = beside;
     let view = |clone| match observed.source(config, clone) {
         SourceView::NotLoaded => snapshot::SourceView::NotLoaded,
         SourceView::Missing => snapshot::SourceView::Missing,
@@ -37,6 +39,7 @@ pub(super) fn snapshot(
         namespaces: observed.all_namespaces(),
         clones_loaded: observed.clones_loaded(),
         out_of_step,
+        doubts,
         is_superseded,
     }
 }

@@ -1,16 +1,32 @@
 //! The watches that feed the stores: one for each name, none of anything else.
+//!
+//! Each runs in a task of its own, in which its objects are decoded, so that the sync loop gets what is small and ready.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures::{Stream, StreamExt as _, stream::SelectAll};
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Secret};
-use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::{Notify, mpsc, watch as channel},
+    task::{JoinSet, block_in_place},
+};
 
-use super::{observe::Namespace, secret::SecretState};
+use super::{
+    filtered::{Selected, View, forward},
+    observe::Namespace,
+    secret::SecretState,
+    selection::Selection,
+};
 use crate::{
-    cluster::{Change, WatchHealth, watch},
+    cluster::{Change, Problem, Query, Raw, Requests, WatchClient, WatchHealth, watch},
     config::{Config, NamespaceName, SecretName},
-    names::CONFIGMAP_TRUST,
+    names::{APP, CONFIGMAP_TRUST, LABEL_MANAGED_BY},
     telemetry::{
         health::Health,
         metrics::{Metrics, WatchKind},
@@ -18,6 +34,13 @@ use crate::{
     trust::{BundleState, CertsState},
     wiped::Wiped,
 };
+
+/// Changes that wait for the sync loop.
+const WAITING: usize = 256;
+/// Largest metadata, in bytes, that is kept of an object of ours outside of the runner namespaces.
+const SMALL: usize = 16 * 1024;
+/// Between two lists of one watch because a read contradicted it.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// A change, and which store it is for.
 pub enum Event {
@@ -39,60 +62,128 @@ enum Id {
     Bundle,
 }
 
-/// All watches as one stream, with a readiness gate each.
+/// All watches, with a readiness gate each.
 pub struct Watches {
-    events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
+    events: mpsc::Receiver<Event>,
+    tasks: JoinSet<()>,
     health: HashMap<Id, WatchHealth>,
+    selection: Selection,
+    selected: channel::Sender<Option<Arc<BTreeSet<NamespaceName>>>>,
+    doubts: HashMap<usize, Doubt>,
     of_namespaces: usize,
     metrics: Metrics,
 }
 
-impl Watches {
-    /// Prepares the watches; nothing is sent before the first [`Watches::next`].
-    pub fn new(config: &Config, timeout: Duration, client: Client, health: &Arc<Health>, metrics: Metrics) -> Self {
-        let mut watches = Self { events: SelectAll::new(), health: HashMap::new(), of_namespaces: 0, metrics };
+/// How the watch of a clone is told to list anew.
+struct Doubt {
+    notify: Arc<Notify>,
+    last: Option<Instant>,
+}
 
-        let names = config.runner_namespaces.names.iter();
-        let by_name = names.map(|name| {
-            (watcher::Config::default().fields(&format!("metadata.name={name}")), format!("namespaces/{name}"))
+impl Watches {
+    /// Starts the watches.
+    pub fn new(
+        config: &Config,
+        timeout: Duration,
+        client: &WatchClient,
+        requests: &Requests,
+        health: &Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let (sender, events) = mpsc::channel(WAITING);
+        let (selected, selection) = channel::channel(None);
+        let mut watches = Self {
+            events,
+            tasks: JoinSet::new(),
+            health: HashMap::new(),
+            selection: Selection::default(),
+            selected,
+            doubts: HashMap::new(),
+            of_namespaces: 0,
+            metrics,
+        };
+
+        let named = config
+            .runner_namespaces
+            .names
+            .iter()
+            .map(|name| Query::of::<NamespaceObject>(None, format!("namespaces/{name}")).named(name.as_str()));
+        let labelled = config.runner_namespaces.selectors.iter().map(|selector| {
+            Query::of::<NamespaceObject>(None, format!("namespaces with labels {selector}")).labelled(selector)
         });
-        let by_label = config.runner_namespaces.selectors.iter().map(|selector| {
-            (watcher::Config::default().labels_from(selector), format!("namespaces with labels {selector}"))
-        });
-        for (index, (selector, what)) in by_name.chain(by_label).enumerate() {
-            let api: Api<PartialObjectMeta<NamespaceObject>> = Api::all(client.clone());
-            watches.add(health, Id::Namespace(index), &what);
-            let changes = watch(api, selector, timeout, what, |object| {
-                Some((object.name_any().parse().ok()?, Namespace::from(&object.metadata)))
+        for (index, query) in named.chain(labelled).enumerate() {
+            watches.add(health, Id::Namespace(index), query.what());
+            let changes = watch(client, query.metadata_only().anew(), timeout, |raw| {
+                let name = raw.metadata.name.as_deref().and_then(|name| name.parse::<NamespaceName>().ok());
+                Ok(name.map(|name| (name, Namespace::from(&raw.metadata))))
             });
-            watches.push(changes, move |change| Event::Namespace(index, change));
+            let sender = sender.clone();
+            watches.tasks.spawn(async move {
+                let mut changes = Box::pin(changes);
+                while let Some(change) = changes.next().await {
+                    if sender.send(Event::Namespace(index, change)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            watches.selection.add();
             watches.of_namespaces += 1;
         }
 
         for (index, spec) in config.clones.iter().enumerate() {
-            let what = watches.add_secret(health, Id::Secret(index), &spec.secret);
-            let changes = watch(Api::all(client.clone()), of_name(&spec.secret), timeout, what, |secret: Secret| {
-                Some((secret.namespace()?.parse().ok()?, SecretState::from(secret)))
+            let query = of_secret(&spec.secret);
+            watches.add(health, Id::Secret(index), query.what());
+            watches.doubts.insert(index, Doubt { notify: query.doubt(), last: None });
+            let (selected, from) = (selection.clone(), spec.from.clone());
+            let changes = watch(client, query, timeout, move |raw| {
+                let Some(namespace) = namespace_of(raw) else { return Ok(None) };
+                let is_read = namespace == from || is_selected(&selected, &namespace);
+                view(namespace, raw, is_read, || SecretState::of(raw), || SecretState::unread(raw.metadata.clone()))
             });
-            watches.push(changes, move |change| Event::Secret(index, change));
+            let (reads, name) = (requests.clone(), spec.secret.clone());
+            let read = move |namespace| read_secret(reads.clone(), name.clone(), namespace, SecretState::from);
+            let event = move |change| Event::Secret(index, change);
+            watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), event));
         }
 
-        let name = &config.certs_secret_name;
-        let what = watches.add_secret(health, Id::Certs, name);
-        let roots = config.public_roots;
-        let changes = watch(Api::all(client.clone()), of_name(name), timeout, what, move |secret: Secret| {
-            let secret = Wiped::from(secret);
-            Some((secret.namespace()?.parse().ok()?, CertsState::new(&secret, roots)))
+        let query = of_secret(&config.certs_secret_name);
+        watches.add(health, Id::Certs, query.what());
+        let (selected, roots) = (selection.clone(), config.public_roots);
+        let changes = watch(client, query, timeout, move |raw| {
+            let Some(namespace) = namespace_of(raw) else { return Ok(None) };
+            if !is_selected(&selected, &namespace) {
+                // That there is one is to be known: else it would look like gone.
+                return Ok(Some(View { namespace, state: CertsState::unread(), is_kept: true, is_unread: true }));
+            }
+            let secret = Wiped::from(serde_json::from_str::<Secret>(raw.json)?);
+            let state = beside_others(|| CertsState::new(&secret, roots));
+            Ok(Some(View { namespace, state, is_kept: true, is_unread: false }))
         });
-        watches.push(changes, Event::Certs);
+        let (reads, name) = (requests.clone(), config.certs_secret_name.clone());
+        let read = move |namespace| {
+            let convert = move |secret: Secret| beside_others(|| CertsState::new(&secret, roots));
+            read_secret(reads.clone(), name.clone(), namespace, convert)
+        };
+        watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), Event::Certs));
 
-        let what = format!("configmaps/{CONFIGMAP_TRUST} in all namespaces");
-        watches.add(health, Id::Bundle, &what);
-        let selector = watcher::Config::default().fields(&format!("metadata.name={CONFIGMAP_TRUST}"));
-        let changes = watch(Api::all(client), selector, timeout, what, |map: ConfigMap| {
-            Some((map.namespace()?.parse().ok()?, BundleState::from(map)))
+        let query = Query::of::<ConfigMap>(None, format!("configmaps/{CONFIGMAP_TRUST} in all namespaces"));
+        let query = query.named(CONFIGMAP_TRUST).large();
+        watches.add(health, Id::Bundle, query.what());
+        let selected = selection.clone();
+        let changes = watch(client, query, timeout, move |raw| {
+            let Some(namespace) = namespace_of(raw) else { return Ok(None) };
+            let is_read = is_selected(&selected, &namespace);
+            view(namespace, raw, is_read, || BundleState::of(raw), || BundleState::unread(raw.metadata.clone()))
         });
-        watches.push(changes, Event::Bundle);
+        let requests = requests.clone();
+        let read = move |namespace: NamespaceName| {
+            let requests = requests.clone();
+            async move {
+                let map: Option<ConfigMap> = requests.get(&namespace, CONFIGMAP_TRUST).await?;
+                Ok(map.map(BundleState::from))
+            }
+        };
+        watches.tasks.spawn(forward(Box::pin(changes), selection, read, sender, Event::Bundle));
         watches
     }
 
@@ -103,9 +194,23 @@ impl Watches {
 
     /// The next change. Failures are logged, once for each change of reason, and counted.
     pub async fn next(&mut self) -> Option<Event> {
-        let event = self.events.next().await?;
+        let event = tokio::select! {
+            biased;
+            Some(ended) = self.tasks.join_next() => match ended {
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                _ => return pending().await,
+            },
+            event = self.events.recv() => event?,
+        };
         match &event {
-            Event::Namespace(index, change) => self.note(Id::Namespace(*index), change),
+            Event::Namespace(index, change) => {
+                if self.selection.note(*index, change)
+                    && let Some(namespaces) = self.selection.namespaces()
+                {
+                    self.selected.send_replace(Some(Arc::new(namespaces)));
+                }
+                self.note(Id::Namespace(*index), change);
+            }
             Event::Secret(index, change) => self.note(Id::Secret(*index), change),
             Event::Certs(change) => self.note(Id::Certs, change),
             Event::Bundle(change) => self.note(Id::Bundle, change),
@@ -113,16 +218,25 @@ impl Watches {
         Some(event)
     }
 
+    /// A read contradicted the watch of this clone spec: it lists anew.
+    pub fn doubt(&mut self, clone: usize) {
+        if let Some(doubt) = self.doubts.get_mut(&clone)
+            && doubt.last.is_none_or(|last| last.elapsed() > DOUBT)
+        {
+            doubt.last = Some(Instant::now());
+            doubt.notify.notify_one();
+        }
+    }
+
+    /// Whether the watch of this clone spec is failing at the moment.
+    pub fn is_blind(&self, clone: usize) -> bool {
+        self.health.get(&Id::Secret(clone)).is_some_and(WatchHealth::is_failing)
+    }
+
     fn note<T>(&mut self, id: Id, change: &Change<T>) {
         if let Some(watch) = self.health.get_mut(&id) {
             watch.note(change);
         }
-    }
-
-    fn add_secret(&mut self, health: &Arc<Health>, id: Id, name: &SecretName) -> String {
-        let what = format!("secrets/{name} in all namespaces");
-        self.add(health, id, &what);
-        what
     }
 
     fn add(&mut self, health: &Arc<Health>, id: Id, what: &str) {
@@ -133,16 +247,62 @@ impl Watches {
         };
         self.health.insert(id, WatchHealth::new(health, self.metrics.clone(), kind, what));
     }
-
-    fn push<T: Send + 'static>(
-        &mut self,
-        changes: impl Stream<Item = Change<(NamespaceName, T)>> + Send + 'static,
-        event: impl Fn(Change<(NamespaceName, T)>) -> Event + Send + 'static,
-    ) {
-        self.events.push(Box::pin(changes.map(event)));
-    }
 }
 
-fn of_name(name: &SecretName) -> watcher::Config {
-    watcher::Config::default().fields(&format!("metadata.name={name}"))
+fn of_secret(name: &SecretName) -> Query {
+    Query::of::<Secret>(None, format!("secrets/{name} in all namespaces")).named(name.as_str()).large()
+}
+
+fn namespace_of(raw: &Raw<'_>) -> Option<NamespaceName> {
+    raw.metadata.namespace.as_deref()?.parse().ok()
+}
+
+fn is_selected(selected: &Selected, namespace: &NamespaceName) -> bool {
+    selected.borrow().as_ref().is_some_and(|all| all.contains(namespace))
+}
+
+/// In a namespace that is not looked into, only what says of itself that it is ours is kept: that may have to go.
+fn view<T>(
+    namespace: NamespaceName,
+    raw: &Raw<'_>,
+    is_read: bool,
+    whole: impl FnOnce() -> serde_json::Result<T>,
+    unread: impl FnOnce() -> T,
+) -> serde_json::Result<Option<View<T>>> {
+    let is_kept = is_read || (is_ours(raw) && size(raw) <= SMALL);
+    let state = if is_kept { whole()? } else { unread() };
+    Ok(Some(View { namespace, state, is_kept, is_unread: !is_kept }))
+}
+
+fn is_ours(raw: &Raw<'_>) -> bool {
+    raw.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_MANAGED_BY)).is_some_and(|by| by == APP)
+}
+
+/// Of what somebody can put into metadata.
+fn size(raw: &Raw<'_>) -> usize {
+    let metadata = &raw.metadata;
+    let maps = metadata.labels.iter().chain(&metadata.annotations).flatten();
+    let owners = metadata.owner_references.iter().flatten().map(|owner| owner.name.len() + owner.uid.len());
+    maps.map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        + owners.sum::<usize>()
+        + metadata.finalizers.iter().flatten().map(String::len).sum::<usize>()
+}
+
+/// Reads the Secret of this name in a namespace.
+async fn read_secret<T>(
+    requests: Requests,
+    name: SecretName,
+    namespace: NamespaceName,
+    convert: impl FnOnce(Secret) -> T,
+) -> Result<Option<T>, Problem> {
+    let secret: Option<Secret> = requests.get(&namespace, name.as_str()).await?;
+    Ok(secret.map(convert))
+}
+
+/// Certificates by the thousand take a while: meanwhile others go on.
+fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{
     plan::{Cause, Plan, Unwanted},
+    reread::Both,
     secret::{SecretState, Source},
 };
 use crate::{
@@ -31,6 +32,13 @@ impl Writer {
     pub async fn read_source(&self, spec: &CloneSpec) -> Result<Option<Source>, Problem> {
         let secret: Option<Secret> = self.requests.get(&spec.from, spec.secret.as_str()).await?;
         Ok(secret.map(Source::from))
+    }
+
+    /// Source and clone as they are stored now.
+    pub async fn read_both(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Result<Both, Problem> {
+        let source: Option<Secret> = self.requests.get(&spec.from, spec.secret.as_str()).await?;
+        let clone: Option<Secret> = self.requests.get(namespace, spec.secret.as_str()).await?;
+        Ok([source, clone].map(|secret| secret.map(SecretState::from)))
     }
 
     /// Carries out a plan for one clone. `false`: it turned out that nothing was to be written.

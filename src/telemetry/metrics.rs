@@ -42,6 +42,8 @@ pub struct Metrics {
     pub watch_last_event: Family<WatchedLabels, Gauge>,
     /// Errors of watches, by the kind of object and reason.
     pub watch_errors: Family<WatchLabels, Counter>,
+    /// Reads that showed something else than a watch, by cloned Secret.
+    pub watch_contradictions: Family<SecretLabels, Counter>,
     /// When the certificate that is served expires, in seconds since the epoch.
     pub certificate_not_after: Gauge,
     /// Certificate files that could not be used; the former certificate stays.
@@ -82,6 +84,13 @@ pub struct CloneLabels {
     pub secret: String,
     /// State of the clone, from the closed set of `sync`.
     pub state: &'static str,
+}
+
+/// A cloned Secret alone.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct SecretLabels {
+    /// Name of the cloned Secret.
+    pub secret: String,
 }
 
 /// A state alone.
@@ -145,6 +154,7 @@ impl Metrics {
             gate_wait: Histogram::new(exponential_buckets(0.01, 2.0, 8)),
             watch_last_event: Family::default(),
             watch_errors: Family::default(),
+            watch_contradictions: Family::default(),
             certificate_not_after: Gauge::default(),
             certificate_reload_errors: Counter::default(),
             ca_not_after: Gauge::default(),
@@ -186,6 +196,11 @@ impl Metrics {
             metrics.watch_last_event.clone(),
         );
         registry.register("watch_errors", "Errors of watches, by kind and reason", metrics.watch_errors.clone());
+        registry.register(
+            "watch_contradictions",
+            "Reads that showed something else than a watch had told, by cloned Secret",
+            metrics.watch_contradictions.clone(),
+        );
         registry.register(
             "certificate_not_after_timestamp_seconds",
             "When the certificate that is served expires",

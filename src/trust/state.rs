@@ -4,19 +4,23 @@ use std::fmt;
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Secret},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
 };
+use serde::Deserialize;
 
 use super::{
     Certs, Trust,
     bundle::{self, BundleError, TrustBundle},
 };
 use crate::{
-    cluster::Authorship,
+    cluster::{Authorship, Raw},
     config::{NamespaceName, PublicRoots, SecretName},
-    digest::Digest,
+    digest::{Digest, Shape, TextShape},
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
 };
+
+/// What is in a trust bundle.
+const TEXT: &str = "text";
 
 /// `certsSecretName` in one namespace.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct CertsState {
     pub certs: Certs,
     /// The trust bundle that follows from it.
     pub bundle: Wanted,
+    /// Whether it is there, and nobody has looked into it: its namespace was no runner namespace.
+    pub is_unread: bool,
 }
 
 /// The trust bundle that is to be in a namespace.
@@ -49,7 +55,12 @@ impl CertsState {
     /// Looks at the Secret, and works out the trust bundle once to know what it is to be.
     pub fn new(secret: &Secret, roots: PublicRoots) -> Self {
         let data = secret.data.as_ref();
-        Self { certs: Certs::inspect(data), bundle: Wanted::of(bundle::build(data, roots)) }
+        Self { certs: Certs::inspect(data), bundle: Wanted::of(bundle::build(data, roots)), is_unread: false }
+    }
+
+    /// Of a Secret that nobody looks into.
+    pub fn unread() -> Self {
+        Self { certs: Certs::default(), bundle: Wanted(Ok(None)), is_unread: true }
     }
 }
 
@@ -60,11 +71,6 @@ impl Wanted {
             Err(BundleError::NoCa) => Ok(None),
             Err(error) => Err(error.to_string()),
         })
-    }
-
-    /// The content that is wanted, if it is known.
-    pub(super) fn digest(&self) -> Option<&Digest> {
-        self.0.as_ref().ok()?.as_ref()
     }
 
     /// Whether there is a CA to be trusted.
@@ -87,22 +93,56 @@ impl From<ConfigMap> for BundleState {
     fn from(map: ConfigMap) -> Self {
         let mut metadata = map.metadata;
         let managers = metadata.managed_fields.take().unwrap_or_default();
-        let data = map.data.unwrap_or_default();
-        // No bundle of ours has binary data; any there makes it another.
-        let binary = map.binary_data.unwrap_or_default();
-        let digest = if binary.is_empty() { digest(&data) } else { Digest::of([b"binary".as_slice()]) };
-        let is_hash = |key: &String| key != KEY_CA && key != KEY_BUNDLE;
-        Self {
-            metadata,
-            immutable: map.immutable.unwrap_or_default(),
-            trust: Trust { has_bundle: data.contains_key(KEY_BUNDLE), has_hashes: data.keys().any(is_hash) },
-            digest,
-            authorship: Authorship::of(&managers, FIELD_MANAGER_TRUST),
-        }
+        let shape = map.data.unwrap_or_default().into_iter().collect();
+        let has_binary = map.binary_data.is_some_and(|binary| !binary.is_empty());
+        Self::new(metadata, &managers, map.immutable, &shape, has_binary)
     }
 }
 
 impl BundleState {
+    /// Of a `ConfigMap` that a watch delivered: its data is compared, and never held.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of(raw: &Raw<'_>) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields {
+            immutable: Option<bool>,
+            data: Option<TextShape>,
+            binary_data: Option<TextShape>,
+        }
+        let Fields { immutable, data, binary_data } = serde_json::from_str(raw.json)?;
+        let has_binary = binary_data.is_some_and(|TextShape(shape)| shape.keys().next().is_some());
+        Ok(Self::new(raw.metadata.clone(), &raw.managed_fields, immutable, &data.unwrap_or_default().0, has_binary))
+    }
+
+    /// Of a `ConfigMap` that nobody looks into: nothing but its metadata.
+    pub fn unread(metadata: ObjectMeta) -> Self {
+        Self::new(metadata, &[], None, &Shape::default(), false)
+    }
+
+    fn new(
+        metadata: ObjectMeta,
+        managers: &[ManagedFieldsEntry],
+        immutable: Option<bool>,
+        shape: &Shape,
+        has_binary: bool,
+    ) -> Self {
+        let is_hash = |key: &String| key != KEY_CA && key != KEY_BUNDLE;
+        Self {
+            metadata,
+            immutable: immutable.unwrap_or_default(),
+            trust: Trust {
+                has_bundle: shape.keys().any(|key| key == KEY_BUNDLE),
+                has_hashes: shape.keys().any(is_hash),
+            },
+            // No bundle of ours has binary data; any there makes it another.
+            digest: shape.digest(if has_binary { "binary" } else { TEXT }),
+            authorship: Authorship::of(managers, FIELD_MANAGER_TRUST),
+        }
+    }
+
     /// Its data, to be compared.
     pub(super) fn content(&self) -> &Digest {
         &self.digest
@@ -158,5 +198,5 @@ pub(super) fn source(namespace: &NamespaceName, certs_secret_name: &SecretName) 
 }
 
 fn digest(data: &std::collections::BTreeMap<String, String>) -> Digest {
-    Digest::of(data.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]))
+    data.iter().map(|(key, value)| (key.as_str(), value)).collect::<Shape>().digest(TEXT)
 }

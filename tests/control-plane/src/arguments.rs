@@ -15,9 +15,9 @@ pub(crate) struct Ports {
     pub(crate) api_server: u16,
 }
 
-pub(crate) fn etcd(folder: &Path, ports: Ports) -> Vec<String> {
+pub(crate) fn etcd(folder: &Path, ports: Ports, more: &[String]) -> Vec<String> {
     let url = format!("http://127.0.0.1:{}", ports.etcd);
-    vec![
+    let mut arguments = vec![
         format!("--data-dir={}", folder.join("etcd").display()),
         format!("--listen-client-urls={url}"),
         format!("--advertise-client-urls={url}"),
@@ -25,7 +25,9 @@ pub(crate) fn etcd(folder: &Path, ports: Ports) -> Vec<String> {
         "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
-    ]
+    ];
+    arguments.extend_from_slice(more);
+    arguments
 }
 
 pub(crate) fn api_server(folder: &Path, ports: Ports, audit: bool, more: &[String]) -> Vec<String> {

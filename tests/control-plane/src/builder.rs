@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use crate::arguments::{self, Ports};
 use crate::credentials::{self, Authority};
@@ -29,6 +28,7 @@ pub struct Builder {
     audit: AuditLevel,
     audit_starts: bool,
     api_server_arguments: Vec<String>,
+    etcd_arguments: Vec<String>,
     keep_files: bool,
 }
 
@@ -41,6 +41,7 @@ impl Default for Builder {
             audit: AuditLevel::default(),
             audit_starts: false,
             api_server_arguments: Vec::new(),
+            etcd_arguments: Vec::new(),
             keep_files: false,
         }
     }
@@ -88,6 +89,12 @@ impl Builder {
         self
     }
 
+    /// Adds a flag to etcd, such as `--quota-backend-bytes=8589934592`.
+    pub fn etcd_arg(mut self, flag: impl Into<String>) -> Self {
+        self.etcd_arguments.push(flag.into());
+        self
+    }
+
     /// Whether the folder with logs, keys and data stays behind, even when the start fails: no by
     /// default.
     pub fn keep_files(mut self, wanted: bool) -> Self {
@@ -128,12 +135,7 @@ impl Builder {
 
     async fn launch(&self, binaries: &Binaries) -> Result<ControlPlane, Error> {
         let control_plane = self.prepare(binaries).await?;
-        control_plane.launch(Component::Etcd, &arguments::etcd(control_plane.dir(), control_plane.ports))?;
-        control_plane
-            .until(Component::Etcd, "it accepts connections", || async {
-                TcpStream::connect(("127.0.0.1", control_plane.ports.etcd)).await.map_err(|error| error.to_string())
-            })
-            .await?;
+        control_plane.start_etcd().await?;
         control_plane.start_api_server().await?;
         if self.controller_manager || self.nodes {
             let kubeconfig = control_plane.kubeconfig(Component::ControllerManager);
@@ -197,6 +199,7 @@ impl Builder {
                 self.audit != AuditLevel::None,
                 &api_server_arguments,
             ),
+            etcd_arguments: arguments::etcd(folder.path(), ports, &self.etcd_arguments),
             admin_kubeconfig,
             ports,
             url,

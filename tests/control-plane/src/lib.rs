@@ -25,6 +25,7 @@ mod process;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -37,6 +38,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use crate::audit::{AuditEvent, AuditLevel};
@@ -71,9 +73,14 @@ pub struct ControlPlane {
     /// For the harness itself: as the administrator, without retries.
     probe: Client,
     api_server_arguments: Vec<String>,
+    etcd_arguments: Vec<String>,
     // Last, so that it is removed when nobody writes to it any more.
     folder: Folder,
 }
+
+/// All that was stored at some time; see [`ControlPlane::back_up`].
+#[derive(Debug)]
+pub struct Backup(PathBuf);
 
 impl ControlPlane {
     /// Starts etcd, kube-apiserver and kube-controller-manager.
@@ -229,6 +236,54 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Copies all that is stored, as a backup of etcd does. The API server and etcd are away meanwhile.
+    ///
+    /// # Errors
+    /// When the data cannot be copied, or one of them is not ready again after 60 seconds.
+    pub async fn back_up(&self) -> Result<Backup, Error> {
+        self.stop_store().await;
+        let number = fs::read_dir(self.dir()).map_err(Error::on("read", self.dir()))?.count();
+        let backup = Backup(self.dir().join(format!("backup-{number}")));
+        copy(&self.dir().join("etcd"), &backup.0)?;
+        self.start_store().await?;
+        Ok(backup)
+    }
+
+    /// Makes the store what it was at the time of a backup, revision included, as a restored etcd is.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::back_up`].
+    pub async fn restore(&self, backup: &Backup) -> Result<(), Error> {
+        self.stop_store().await;
+        let data = self.dir().join("etcd");
+        fs::remove_dir_all(&data).map_err(Error::on("remove", &data))?;
+        copy(&backup.0, &data)?;
+        self.start_store().await
+    }
+
+    async fn stop_store(&self) {
+        self.stop_api_server().await;
+        let process = self.processes().remove(&Component::Etcd);
+        if let Some(process) = process {
+            process.terminate().await;
+        }
+    }
+
+    async fn start_store(&self) -> Result<(), Error> {
+        self.start_etcd().await?;
+        self.start_api_server().await
+    }
+
+    /// Starts etcd and waits until it listens.
+    pub(crate) async fn start_etcd(&self) -> Result<(), Error> {
+        self.launch(Component::Etcd, &self.etcd_arguments)?;
+        let connect = || async {
+            let stream = TcpStream::connect(("127.0.0.1", self.ports.etcd)).await;
+            stream.map(drop).map_err(|error| error.to_string())
+        };
+        self.until(Component::Etcd, "it accepts connections", connect).await
+    }
+
     /// [`ControlPlane::stop_api_server`] and [`ControlPlane::start_api_server`].
     ///
     /// # Errors
@@ -345,4 +400,19 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.processes().values_mut().for_each(Process::release);
     }
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::create_dir_all(to).map_err(Error::on("create", to))?;
+    for entry in fs::read_dir(from).map_err(Error::on("read", from))? {
+        let entry = entry.map_err(Error::on("read", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(Error::on("copy", &source))?;
+        }
+    }
+    Ok(())
 }

@@ -54,6 +54,8 @@ struct State {
     faults: Mutex<Vec<Fault>>,
     /// Nothing that a watch of this path delivers is passed on, and the connection stays.
     silent: Mutex<Option<&'static str>>,
+    /// Whether requests wait here instead of going on.
+    held: tokio::sync::watch::Sender<bool>,
     /// By how many seconds the API server's clock is ahead, as far as answers tell.
     ahead: AtomicI64,
     requests: AtomicU64,
@@ -71,6 +73,7 @@ impl Proxy {
             client,
             faults: Mutex::default(),
             silent: Mutex::default(),
+            held: tokio::sync::watch::Sender::new(false),
             ahead: AtomicI64::new(0),
             requests: AtomicU64::new(0),
         });
@@ -115,6 +118,11 @@ impl Proxy {
     /// forgot the connection; `None` ends it. A watch that lost something stays silent until it is given up.
     pub fn silence(&self, path: Option<&'static str>) {
         *self.state.silent.lock().expect("the silence") = path;
+    }
+
+    /// From now on, requests wait here until this is over, and are forwarded then.
+    pub fn hold(&self, held: bool) {
+        self.state.held.send_replace(held);
     }
 
     /// From now on, the `Date` of answers is that of a clock this many seconds ahead; a negative number sets it back.
@@ -180,6 +188,8 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Answer,
         return Ok(fault.answer());
     }
 
+    // It cannot be over before the proxy is.
+    let _ = state.held.subscribe().wait_for(|held| !held).await;
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|error| kube::Error::Service(error.into()))?.to_bytes();
     let mut forward = Request::builder().method(head.method).uri(&path);

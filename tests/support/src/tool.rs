@@ -226,6 +226,14 @@ impl Tool {
         self.memory("VmRSS:")
     }
 
+    /// The most memory that was resident at once since the start, in bytes.
+    ///
+    /// # Panics
+    /// Where there is no /proc.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
     /// The part of it that is its own, not pages of its file, of which a debug build has several times more.
     ///
     /// # Panics
