@@ -9,7 +9,7 @@ use super::{
     action::Action,
     observe::{Observed, Subject, Target},
     permits::{Permit, Permits, Wanted},
-    plan::{CertsView, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
+    plan::{Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{Order, Queue},
     reread::{Both, Rereads},
     restart::{self, Contents, Restarts},
@@ -23,17 +23,17 @@ use super::{
 use crate::{
     brake::Rival,
     cluster::{Clients, Events, Problem, Reason, Requests, Standing, Standings},
-    config::{Config, NamespaceName, Settings},
-    names::ANNOTATION_CONTENT,
+    config::{Config, Settings},
     shutdown::Shutdown,
     snapshot::{Doubts, SharedSnapshot},
     telemetry::{
         health::{BEAT_INTERVAL, Health},
-        metrics::{Metrics, WriteLabels},
+        metrics::Metrics,
     },
     trust::{BundleState, Publisher, Shown},
 };
 
+mod outcome;
 mod rereading;
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
@@ -343,142 +343,6 @@ impl Driver {
         }
     }
 
-    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        match done {
-            Ok(Done::Read { clone, mark, result }) => self.finish_read(clone, mark, result),
-            Ok(Done::Reread { target, result }) => self.finish_reread(&target, result),
-            Ok(Done::Write { target, action, result }) => self.finish_write(&target, &action, result),
-            // A panic in a write is a bug; the loop cannot say any more which clone it was.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
-        }
-    }
-
-    fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<Source>>, Problem>) {
-        let Some(reads) = self.reads.get_mut(clone) else { return };
-        let waited = match result {
-            Ok(source) => reads.succeed(mark, source),
-            Err(problem) => {
-                let waited = reads.fail(&problem, Instant::now());
-                for target in &waited {
-                    self.set_state(target, problem.reason.as_str(), &problem.to_string());
-                }
-                waited
-            }
-        };
-        for target in waited {
-            self.queue.put_back(target, Order::Last);
-        }
-    }
-
-    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<bool, Problem>) {
-        self.writes -= 1;
-        let now = Instant::now();
-        let labels = WriteLabels {
-            object: self.states.name(target).to_owned(),
-            action: action.name,
-            result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok"),
-        };
-        if !matches!(result, Ok(false)) {
-            self.metrics.writes.get_or_create(&labels).inc();
-        }
-        match result {
-            Ok(false) => drop(self.queue.succeed(target, now)),
-            Ok(true) => {
-                let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
-                self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
-                let (object, namespace) = (self.states.name(target), target.namespace.as_str());
-                let keys = action.replaced_keys.as_deref().map(|keys| keys.join(","));
-                if let Some(keys) = keys {
-                    tracing::warn!(object, namespace, keys, "a foreign Secret was replaced by the clone");
-                }
-                if matches!(target.subject, Subject::Clone(_)) && action.changes_content {
-                    self.contents.wrote(&target.namespace);
-                }
-                let source_version = action.version.as_deref();
-                tracing::info!(
-                    object,
-                    namespace,
-                    action = action.name,
-                    source_version,
-                    lag_ms = millis(lag),
-                    "written"
-                );
-                self.permits.wrote(target, action.wanted.clone(), action.rival, now);
-                self.note_write(target, now);
-                if self.permits.contended_until(target, now).is_some() {
-                    self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
-                }
-            }
-            Err(problem) => {
-                self.queue.fail(target, problem.retry_after, now);
-                // The watch is about to bring the newer version; the next look settles it.
-                if problem.reason == Reason::Conflict {
-                    self.queue.meet(target);
-                } else {
-                    self.set_state(target, problem.reason.as_str(), &problem.to_string());
-                }
-            }
-        }
-    }
-
-    fn set_state(&mut self, target: &Target, state: &'static str, detail: &str) {
-        let uid = self.observed.uid(target);
-        self.states.set(target, state, Some(detail), uid);
-    }
-
-    fn rest(&mut self, target: &Target, rest: &Rest) {
-        self.permits.forget(target);
-        // What has been done already in the middle of a fan-out was done by another replica.
-        if self.writes > 0 {
-            self.queue.meet(target);
-        }
-        let contended = self.permits.contended_until(target, Instant::now());
-        match contended {
-            Some(until) => self.queue.defer(target.clone(), until),
-            None => self.queue.rest(target),
-        }
-        if self.rereads.has(target) {
-            return;
-        }
-        let detail = match (rest, target.subject) {
-            (Rest::Conflict, Subject::Clone(clone)) => {
-                let there = self.observed.target(clone, &target.namespace);
-                let keys = there.map(|there| there.keys.join(",")).unwrap_or_default();
-                Some(format!("a Secret that is not ours, with keys {keys}, has the clone's name"))
-            }
-            (Rest::SourceTypeRefused, _) => Some("a Secret of the source's type must not be copied".to_owned()),
-            (Rest::CertsUnusable, _) => match self.observed.certs_of(target) {
-                CertsView::Present(certs) => certs.bundle.problem().map(ToOwned::to_owned),
-                CertsView::NotLoaded | CertsView::Missing => None,
-            },
-            _ => None,
-        };
-        if matches!((rest, target.subject), (Rest::Synced, Subject::Clone(_))) {
-            self.tell_content(&target.namespace);
-        }
-        let uid = self.observed.uid(target);
-        self.stale |= self.states.note_rest(target, rest, Instant::now());
-        match (contended, rest) {
-            // Right for now, and the next one to change it is about to come.
-            (Some(_), Rest::Synced) => self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid),
-            _ => self.states.set(target, rest.reason(), detail.as_deref(), uid),
-        }
-    }
-
-    /// Which content the clones of a namespace have, for Deployments that are restarted by that.
-    fn tell_content(&mut self, namespace: &NamespaceName) {
-        if self.config.restart.is_empty() {
-            return;
-        }
-        let version = |clone| {
-            let annotations = self.observed.target(clone, namespace)?.metadata.annotations.as_ref()?;
-            annotations.get(ANNOTATION_CONTENT).cloned()
-        };
-        let versions = (0..self.config.clones.len()).map(|clone| version(clone).unwrap_or_default()).collect();
-        self.contents.are(namespace, versions);
-    }
-
     fn publish(&mut self) {
         let beside = view::Beside {
             out_of_step: self.states.out_of_step().clone(),
@@ -500,8 +364,4 @@ async fn until(due: Option<Instant>) {
         Some(due) => time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn millis(duration: Option<std::time::Duration>) -> u64 {
-    duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
