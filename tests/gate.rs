@@ -228,14 +228,13 @@ async fn simultaneous_requests_share_their_reads() {
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
     tool.has_compared().await;
     let before = cluster.requests().await.len();
-    let pods =
-        (0..100).map(|index| {
-            let client = client.clone();
-            async move {
-                create(&client, &pod_with(&format!("p{index}"), &json!({"volumes": [volume()]})), false).await.code
-            }
-        });
-    assert!(join_all(pods).await.iter().all(|code| *code == 201));
+    let pods = (0..100).map(|index| {
+        let client = client.clone();
+        async move { create(&client, &pod_with(&format!("p{index}"), &json!({"volumes": [volume()]})), false).await }
+    });
+    for answer in join_all(pods).await {
+        assert_eq!(answer.code, 201, "{:#}", answer.body);
+    }
     let reads = cluster.requests().await[before..].iter().filter(|request| request.verb == "get").count();
     assert!((2..=100).contains(&reads), "{reads} reads for 100 pods, two for each if none were shared");
 }

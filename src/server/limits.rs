@@ -76,7 +76,7 @@ impl Default for Limits {
             waiting: 512,
             waiting_of_one: 256,
             grace: Duration::from_millis(250),
-            grace_of_one: Duration::from_secs(1),
+            grace_of_one: Duration::from_secs(2),
             headers: 64,
             buffer: 16 * KIB,
             review: 10 * MIB,

@@ -1,4 +1,4 @@
-//! Who calls, as far as an address says it. PURE.
+//! Who calls, as far as an address says it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
