@@ -195,119 +195,113 @@ async fn the_serving_ca_is_written_in_our_own_namespace(ours: &Client) {
     assert_eq!(apply(ours, &object_path(APP, "configmaps", name), &object("configmaps", name)).await, Rbac);
 }
 
-/// Of each object that we write: absent, and there with labels, annotations, an owner and a finalizer of somebody else's.
+/// A field, a value that it must not get from us, and the words of the guard.
+type Refusal = (&'static str, Value, &'static str);
+
+/// What is refused of every object that we write.
+fn refusals(resource: &str) -> Vec<Refusal> {
+    let types = ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
+    let unheard = ["kubernetes.io/x", "x.kubernetes.io/y", "x.k8s.io/y", "k8s.io/y"];
+    let types = types.into_iter().chain(unheard).map(|kind| ("/type", json!(kind), "of a type"));
+    let types = types.filter(|_| resource == "secrets");
+    let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": "1"}]);
+    let rest = [
+        ("/metadata/annotations/kubernetes.io~1service-account.name", json!("default"), "no annotation but its own"),
+        ("/metadata/annotations/x", json!("y"), "no annotation but its own"),
+        ("/metadata/labels/x", json!("y"), "no label but its own"),
+        ("/metadata/labels/team", json!("x"), "no label but its own"),
+        ("/metadata/labels/app.kubernetes.io~1managed-by", json!("x"), "no label but its own"),
+        ("/metadata/ownerReferences", owner, "no owner and no finalizer"),
+        ("/metadata/finalizers", json!(["example.com/x"]), "no owner and no finalizer"),
+        ("/immutable", json!(true), "makes nothing immutable"),
+    ];
+    types.chain(rest).collect()
+}
+
+/// Of each object that we write: absent, and there with what somebody else has put on it.
 async fn nothing_but_content_and_our_marks_is_written(cluster: &Cluster, ours: &Client) {
-    let default = cluster.namespaces().get("default").await.unwrap().metadata.uid;
-    let owner = |uid: &Value| json!([{"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": uid}]);
     for (namespace, resource, name) in [
         ("builds", "secrets", SECRET),
         ("builds", "secrets", "registry"),
         ("builds", "configmaps", CONFIGMAP_TRUST),
         (APP, "secrets", "gitlab-runner-webhook-ca"),
     ] {
-        let path = object_path(namespace, resource, name);
-        let with = |path: &str, value: Value| {
-            let mut object = object(resource, name);
-            let (parent, key) = path.rsplit_once('/').unwrap();
-            if parent == "/metadata/annotations" {
-                object["metadata"]["annotations"] = json!({});
-            }
-            if value == "kubernetes.io/service-account-token" {
-                // Without it, it is no such Secret, and nobody asks the guard.
-                object["metadata"]["annotations"] = json!({"kubernetes.io/service-account.name": "default"});
-            }
-            object.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
-            object
-        };
-        let types = ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
-        let unheard = ["kubernetes.io/x", "x.kubernetes.io/y", "x.k8s.io/y", "k8s.io/y"];
-        let types = types.into_iter().chain(unheard).map(|kind| ("/type", json!(kind), "of a type"));
-        let types = types.filter(|_| resource == "secrets");
-        let rest = [
-            (
-                "/metadata/annotations/kubernetes.io~1service-account.name",
-                json!("default"),
-                "no annotation but its own",
-            ),
-            ("/metadata/annotations/x", json!("y"), "no annotation but its own"),
-            ("/metadata/labels/x", json!("y"), "no label but its own"),
-            ("/metadata/labels/team", json!("x"), "no label but its own"),
-            ("/metadata/labels/app.kubernetes.io~1managed-by", json!("x"), "no label but its own"),
-            ("/metadata/ownerReferences", owner(&json!("1")), "no owner and no finalizer"),
-            ("/metadata/finalizers", json!(["example.com/x"]), "no owner and no finalizer"),
-            ("/immutable", json!(true), "makes nothing immutable"),
-        ];
-        let refused: Vec<_> = types.chain(rest).collect();
-        for (field, value, words) in &refused {
-            let answer = apply(ours, &path, &with(field, value.clone())).await;
-            assert!(guard_says(&answer, words), "new {resource}/{name}, {field} {value}: {answer:?}");
-        }
-        let mut ours_only = object(resource, name);
-        ours_only["metadata"]["annotations"] = json!({"gitlab-runner-webhook/source": "a/b"});
-        ours_only["metadata"]["labels"]["team"] = json!("ci");
-        assert_eq!(apply(ours, &path, &ours_only).await, Allowed, "new {resource}/{name}");
-        if resource == "secrets" {
-            for kind in ["Opaque", "example.com/x", "notkubernetes.io/x"] {
-                assert_eq!(apply(ours, &path, &with("/type", json!(kind))).await, Allowed, "{kind}");
-            }
-        }
-
-        // As somebody else has left it.
-        let mut there = object(resource, name);
-        there["metadata"]["namespace"] = json!(namespace);
-        there["metadata"]["labels"] = json!({"theirs": "1"});
-        there["metadata"]["annotations"] =
-            json!({"theirs": "1", "kubectl.kubernetes.io/last-applied-configuration": "{}"});
-        there["metadata"]["ownerReferences"] = owner(&json!(default));
-        there["metadata"]["finalizers"] = json!(["example.com/theirs"]);
-        there["data"] = json!({"k": "dg=="});
-        cluster.apply(&[there], &[]).await;
-        let attempt =
-            async |operations: Value| ask(ours, Method::PATCH, &path, "application/json-patch+json", &operations).await;
-        let change = |op: &str, path: &str, value: &Value| json!([{"op": op, "path": path, "value": value}]);
-        for (field, value, words) in &refused {
-            // The type of a Secret cannot be changed at all.
-            if *field != "/type" {
-                let answer = attempt(change("add", field, value)).await;
-                assert!(guard_says(&answer, words), "{resource}/{name}, {field} {value}: {answer:?}");
-            }
-        }
-        for (field, words) in [
-            ("/metadata/annotations/theirs", "no annotation but its own"),
-            ("/metadata/annotations", "no annotation but its own"),
-            ("/metadata/labels/theirs", "no label but its own"),
-            ("/metadata/finalizers", "no owner and no finalizer"),
-            ("/metadata/ownerReferences", "no owner and no finalizer"),
-        ] {
-            let answer = attempt(json!([{"op": "remove", "path": field}])).await;
-            assert!(guard_says(&answer, words), "{resource}/{name} without {field}: {answer:?}");
-        }
-        let value = json!("x");
-        let answer = attempt(change("replace", "/metadata/annotations/theirs", &value)).await;
-        assert!(guard_says(&answer, "no annotation but its own"), "{answer:?}");
-        let what_we_do = json!([
-            {"op": "replace", "path": "/data", "value": {"k": "dnY="}},
-            {"op": "add", "path": "/metadata/labels/app.kubernetes.io~1managed-by", "value": APP},
-            {"op": "add", "path": "/metadata/labels/team", "value": "ci"},
-            {"op": "add", "path": "/metadata/annotations/gitlab-runner-webhook~1source", "value": "a/b"},
-            {"op": "remove", "path": "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration"},
-        ]);
-        assert_eq!(attempt(what_we_do).await, Allowed, "{resource}/{name}");
-        cluster
-            .plane
-            .kubectl(&[
-                "patch",
-                resource,
-                name,
-                "-n",
-                namespace,
-                "--type=json",
-                r#"-p=[{"op": "remove", "path": "/metadata/finalizers"}]"#,
-            ])
-            .await
-            .unwrap();
-        cluster.plane.kubectl(&["delete", resource, name, "-n", namespace]).await.unwrap();
+        a_new_one_has_no_more(ours, namespace, resource, name).await;
+        what_others_put_there_stays(cluster, ours, namespace, resource, name).await;
     }
+}
+
+async fn a_new_one_has_no_more(ours: &Client, namespace: &str, resource: &str, name: &str) {
+    let path = object_path(namespace, resource, name);
+    let with = |path: &str, value: Value| {
+        let mut object = object(resource, name);
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        object["metadata"]["annotations"] = json!({});
+        if value == "kubernetes.io/service-account-token" {
+            // Without it, it is no such Secret, and nobody asks the guard.
+            object["metadata"]["annotations"]["kubernetes.io/service-account.name"] = json!("default");
+        }
+        object.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
+        object
+    };
+    for (field, value, words) in refusals(resource) {
+        let answer = apply(ours, &path, &with(field, value.clone())).await;
+        assert!(guard_says(&answer, words), "new {resource}/{name}, {field} {value}: {answer:?}");
+    }
+    let mut ours_only = object(resource, name);
+    ours_only["metadata"]["annotations"] = json!({"gitlab-runner-webhook/source": "a/b"});
+    ours_only["metadata"]["labels"]["team"] = json!("ci");
+    assert_eq!(apply(ours, &path, &ours_only).await, Allowed, "new {resource}/{name}");
+    if resource == "secrets" {
+        for kind in ["Opaque", "example.com/x", "notkubernetes.io/x"] {
+            assert_eq!(apply(ours, &path, &with("/type", json!(kind))).await, Allowed, "{kind}");
+        }
+    }
+}
+
+async fn what_others_put_there_stays(cluster: &Cluster, ours: &Client, namespace: &str, resource: &str, name: &str) {
+    let path = object_path(namespace, resource, name);
+    let uid = cluster.namespaces().get("default").await.unwrap().metadata.uid;
+    let mut there = object(resource, name);
+    let (theirs, copy) = (json!({"theirs": "1"}), "kubectl.kubernetes.io/last-applied-configuration");
+    there["metadata"] = json!({
+        "name": name, "namespace": namespace, "labels": theirs, "annotations": {"theirs": "1", copy: "{}"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": uid}],
+        "finalizers": ["example.com/theirs"],
+    });
+    there["data"] = json!({"k": "dg=="});
+    cluster.apply(&[there], &[]).await;
+    let attempt =
+        async |operations: Value| ask(ours, Method::PATCH, &path, "application/json-patch+json", &operations).await;
+    // The type of a Secret cannot be changed at all.
+    for (field, value, words) in refusals(resource).into_iter().filter(|(field, ..)| *field != "/type") {
+        let answer = attempt(json!([{"op": "add", "path": field, "value": value}])).await;
+        assert!(guard_says(&answer, words), "{resource}/{name}, {field} {value}: {answer:?}");
+    }
+    for (field, words) in [
+        ("/metadata/annotations/theirs", "no annotation but its own"),
+        ("/metadata/annotations", "no annotation but its own"),
+        ("/metadata/labels/theirs", "no label but its own"),
+        ("/metadata/finalizers", "no owner and no finalizer"),
+        ("/metadata/ownerReferences", "no owner and no finalizer"),
+    ] {
+        let answer = attempt(json!([{"op": "remove", "path": field}])).await;
+        assert!(guard_says(&answer, words), "{resource}/{name} without {field}: {answer:?}");
+    }
+    let answer = attempt(json!([{"op": "replace", "path": "/metadata/annotations/theirs", "value": "x"}])).await;
+    assert!(guard_says(&answer, "no annotation but its own"), "{answer:?}");
+    let what_we_do = json!([
+        {"op": "replace", "path": "/data", "value": {"k": "dnY="}},
+        {"op": "add", "path": "/metadata/labels/app.kubernetes.io~1managed-by", "value": APP},
+        {"op": "add", "path": "/metadata/labels/team", "value": "ci"},
+        {"op": "add", "path": "/metadata/annotations/gitlab-runner-webhook~1source", "value": "a/b"},
+        {"op": "remove", "path": "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration"},
+    ]);
+    assert_eq!(attempt(what_we_do).await, Allowed, "{resource}/{name}");
+    let release = r#"-p=[{"op": "remove", "path": "/metadata/finalizers"}]"#;
+    let release = ["patch", resource, name, "-n", namespace, "--type=json", release];
+    cluster.plane.kubectl(&release).await.unwrap();
+    cluster.plane.kubectl(&["delete", resource, name, "-n", namespace]).await.unwrap();
 }
 
 async fn nothing_but_ca_bundle_changes(cluster: &Cluster, ours: &Client, kind: &str, resource: &str) {
