@@ -2,8 +2,8 @@
 //!
 //! It begins with what is stored, which comes as a stream of its own (an API server that cannot do that is asked for
 //! pages), so that one object is held at a time. It goes on from where it was when the API server ends it, as it does
-//! once a minute. It begins anew after a 410, after an API server that was away, when history went back (etcd restored
-//! from an older backup, which a watch never tells), and when a read contradicts it.
+//! once a minute. It begins anew after a failure, such as a 410 or an API server that was away, when history went back
+//! (etcd restored from an older backup, which a watch never tells), and when a read contradicts it.
 
 use std::{
     collections::VecDeque,
@@ -155,10 +155,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
         }
         let result = self.send().await;
         let is_away = matches!(&result, Err(problem) if is_outage(problem.reason));
-        if is_away {
-            // What is stored may be another history when it is back.
-            self.version = None;
-        } else {
+        if !is_away {
             self.outage = None;
         }
         if let Some(mut attempts) = turn {
@@ -247,10 +244,11 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
                 return Ok(None);
             }
             Some(Ok(Ok(Some(line)))) => line,
-            Some(Ok(Err(error))) => return Err(broken(tried, error.to_string())),
+            Some(Ok(Err(error))) if list.is_some() => return Err(broken(tried, error.to_string())),
             Some(Err(_)) if list.is_some() => return Err(Problem::timeout(tried, limit)),
             Some(Ok(Ok(None))) if list.is_some() => return Err(broken(tried, "the list was cut off".to_owned())),
-            Some(Err(_) | Ok(Ok(None))) => {
+            // Balancers cut what is quiet: that is a failure only if it cannot be opened again.
+            Some(Err(_) | Ok(Ok(None) | Err(_))) => {
                 self.failures = if opened.elapsed() < SHORTEST { self.failures.saturating_add(1) } else { 0 };
                 self.source = None;
                 return Ok(None);
@@ -345,8 +343,9 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
     fn fail(&mut self, problem: &Problem) {
         let was_open = self.source.take().is_some();
         self.pause = problem.retry_after.unwrap_or_default();
+        // What is stored may be another history by the time that it works again.
+        self.version = None;
         if problem.reason == Reason::Expired {
-            self.version = None;
             // At once, but not again and again.
             if self.last_expiry.replace(Instant::now()).is_none_or(|last| last.elapsed() > PAUSE.1) {
                 return;

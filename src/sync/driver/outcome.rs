@@ -33,6 +33,7 @@ impl Driver {
     }
 
     fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<Source>>, Problem>) {
+        self.note_read(clone, &result);
         let Some(reads) = self.reads.get_mut(clone) else { return };
         let waited = match result {
             Ok(source) => reads.succeed(mark, source),

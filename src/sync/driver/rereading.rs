@@ -1,6 +1,6 @@
 //! Reads of clones of which admission found something else than the watches told: what is read counts.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{Done, Driver};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
         observe::{Subject, Target},
         queue::Order,
         reread::{Both, Versions},
+        secret::{SecretState, Source},
         watches::Event,
     },
     telemetry::metrics::SecretLabels,
@@ -96,6 +97,16 @@ impl Driver {
             && let Some(read) = self.reads.get_mut(*clone)
         {
             read.retry();
+        }
+    }
+
+    /// A source that a read shows in an older version than the watch had is that of a store which was set back.
+    pub(super) fn note_read(&mut self, clone: usize, result: &Result<Option<Arc<Source>>, Problem>) {
+        let version = |secret: &SecretState| secret.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        let read = result.as_ref().ok().and_then(|source| version(&source.as_ref()?.state));
+        let known = self.config.clones.get(clone).and_then(|spec| self.observed.target(clone, &spec.from));
+        if read.zip(known.and_then(version)).is_some_and(|(read, known)| read < known) {
+            self.watches.doubt(clone);
         }
     }
 
