@@ -13,6 +13,7 @@ mod proxy;
 mod replicas;
 pub mod rights;
 mod serving;
+mod tap;
 mod tool;
 pub mod wait;
 
@@ -24,4 +25,5 @@ pub use manifests::{Manifests, documents, fixture, repository};
 pub use proxy::{Fault, Proxy};
 pub use replicas::{Replica, Replicas};
 pub use serving::ServingCertificate;
+pub use tap::{Call, Fate, Passage, Tap, TapProxy};
 pub use tool::{Tool, ToolBuilder};

@@ -95,13 +95,7 @@ impl Proxy {
 
     /// A kubeconfig for the proxy.
     pub fn kubeconfig(&self) -> String {
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
-            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", self.address)}}],
-            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
-            "users": [{"name": "proxy", "user": {}}],
-        })
-        .to_string()
+        kubeconfig(self.address)
     }
 
     /// Answers the next requests that match with a fault.
@@ -134,6 +128,16 @@ impl Proxy {
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::Relaxed)
     }
+}
+
+pub(crate) fn kubeconfig(address: SocketAddr) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+        "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+        "users": [{"name": "proxy", "user": {}}],
+    })
+    .to_string()
 }
 
 impl Drop for Proxy {
@@ -233,16 +237,17 @@ fn deaf(state: Arc<State>, path: String, body: Body) -> impl hyper::body::Body<D
     Channel(receiver)
 }
 
-struct Channel(tokio::sync::mpsc::Receiver<Result<Frame<Bytes>, kube::Error>>);
+/// A body whose frames come from elsewhere; it ends with their sender.
+pub(crate) struct Channel<E>(pub(crate) tokio::sync::mpsc::Receiver<Result<Frame<Bytes>, E>>);
 
-impl hyper::body::Body for Channel {
+impl<E> hyper::body::Body for Channel<E> {
     type Data = Bytes;
-    type Error = kube::Error;
+    type Error = E;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, kube::Error>>> {
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, E>>> {
         self.0.poll_recv(context)
     }
 }
