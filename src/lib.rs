@@ -55,6 +55,8 @@ pub mod cluster;
 pub mod config;
 mod crypto;
 mod digest;
+#[cfg(test)]
+mod explore;
 mod json;
 pub mod manifests;
 pub mod names;

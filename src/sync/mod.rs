@@ -7,6 +7,8 @@
 mod action;
 mod driver;
 mod filtered;
+#[cfg(test)]
+mod model;
 mod observe;
 mod permits;
 mod plan;
