@@ -28,6 +28,8 @@ mod authority;
 mod clock;
 mod files;
 mod keyring;
+#[cfg(test)]
+mod model;
 mod options;
 mod pause;
 mod plan;

@@ -123,6 +123,8 @@ pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityErr
         Stored::Keyring { keyring, tidy } => (keyring.clone(), (!tidy).then_some(Cause::Untidy)),
     };
 
+    // Until a new CA is trusted everywhere, any replica may renew its leaf by the one that it serves by.
+    let last_leaf = plus(plus(now, lifetimes.leaf), lifetimes.propagation);
     let before = keyring.previous.len();
     keyring.previous.retain(|former| now < former.until);
     if keyring.previous.len() < before {
@@ -142,7 +144,6 @@ pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityErr
     } else if let Some(next) = next {
         if next.validity().holds(now) {
             let former = std::mem::replace(&mut keyring.current, next);
-            let last_leaf = plus(plus(now, lifetimes.leaf), lifetimes.propagation);
             keyring.retire(former.certificate(), last_leaf.min(former.validity().not_after));
             cause = Some(Cause::Trusted);
         } else {
@@ -153,7 +154,7 @@ pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityErr
         cause = Some(Cause::Due);
     }
     if let Some(leaf) = leaf.filter(|leaf| leaf.validity.holds(now) && !keyring.trusts(leaf.issuer.id())) {
-        keyring.retire(leaf.issuer.certificate(), leaf.validity.not_after);
+        keyring.retire(leaf.issuer.certificate(), last_leaf.min(leaf.issuer.validity().not_after));
         cause = cause.or(Some(Cause::Missing));
     }
     Ok(cause.map(|cause| (keyring, cause)))
