@@ -1,10 +1,14 @@
 #!/bin/sh
-# Makes the corpus that fuzzing starts from: the recorded pods, each in the review that creates it, and the seeds.
+# Makes the corpora that fuzzing starts from: the seeds of each target; for reviews the recorded pods, too, each in the
+# review that creates it.
 set -eu
 cd "$(dirname "$0")"
+for seeds in seeds/*; do
+  corpus=corpus/$(basename "$seeds")
+  mkdir -p "$corpus"
+  cp "$seeds"/* "$corpus"
+done
 corpus=corpus/review
-mkdir -p "$corpus"
-cp seeds/*.json "$corpus"
 for pod in ../tests/fixtures/pods/*.json; do
   # Larger ones slow down each step, and differ from the others in size only.
   [ "$(wc -c <"$pod")" -le 32768 ] || continue
