@@ -6,6 +6,7 @@ export RUST_TEST_THREADS
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= review pem der config timeout
 
 # The image: a static binary and nothing else.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -21,7 +22,7 @@ CYCLONEDX = target/tools/cargo-cyclonedx-$(CYCLONEDX_VERSION)
 
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test e2e bench soak fuzz lint fmt image static sbom fips control-plane manifests docs clean rust go
+.PHONY: help demo demo-keep test e2e bench perturb soak fuzz lint fmt image static sbom fips control-plane manifests docs clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -79,20 +80,26 @@ fips: rust control-plane ## build with the FIPS module of AWS-LC, and run that o
 bench: rust go ## latency beside the floor (a bare watch and apply loop), measured in the same run
 	$(CARGO) bench --locked --bench '*'
 
+perturb: control-plane ## one thing goes wrong, at every point of a story where one can: docs/soak.md
+	$(CARGO) test --locked --test perturb -- --include-ignored --nocapture --test-threads=1 soak_perturb
+
 soak: lint control-plane ## what takes minutes by its nature; the last result is in docs/soak.md
 	$(CARGO) test --locked --workspace -- --ignored soak
 
-fuzz: rust ## ten minutes of fuzzing, FUZZ_SECONDS for another time: docs/fuzzing.md
+fuzz: rust ## ten minutes of fuzzing of each target, FUZZ_SECONDS for another time: docs/fuzzing.md
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
 		echo "make: needs a nightly Rust and cargo-fuzz: rustup toolchain install nightly; cargo install cargo-fuzz" >&2; \
 		exit 1; }
 	fuzz/seeds.sh
-	$(CARGO) +nightly fuzz run review -- \
-		-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=4096
+	@set -e; for target in $(FUZZ_TARGETS); do set -x; \
+		$(CARGO) +nightly fuzz run $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=4096; \
+	done
 
 lint: rust ## formatting and clippy, as `make test` begins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) check --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 fmt: rust ## format the code
 	$(CARGO) fmt --all
