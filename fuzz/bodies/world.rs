@@ -139,6 +139,7 @@ fn snapshot(config: &Config) -> Snapshot {
         namespaces: ["gitlab-runner", "pending", "stale", "absent"].into_iter().map(name).collect(),
         clones_loaded: true,
         out_of_step: out_of_step.collect(),
+        ..Snapshot::default()
     }
 }
 

@@ -288,6 +288,7 @@ impl Driver {
                 {
                     Ok(false)
                 }
+                (Plan::Delete(Unwanted::SourceDeleted), _) if !publisher.has_no_source(&namespace).await? => Ok(false),
                 (Plan::Delete(_), Some(there)) => publisher.withdraw(&namespace, &there).await.map(|()| true),
                 (_, there) => publisher.publish(&namespace, there.as_ref()).await,
             }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
 
 use super::{
-    bundle::{self, TrustBundle},
+    bundle::{self, BundleError, TrustBundle},
     state::{BundleState, source},
 };
 use crate::{
@@ -32,13 +32,8 @@ impl Publisher {
     /// Makes the trust bundle what follows from `certsSecretName` as it is stored now.
     /// `false`: nothing follows from it any more, and nothing was written.
     pub async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<bool, Problem> {
-        let certs = &self.config.certs_secret_name;
-        let secret: Option<Secret> = self.requests.get(namespace, certs.as_str()).await?;
-        // The runner's client key may be in it.
-        let secret = secret.map(Wiped::from);
-        let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
         // The watch is about to bring what this read found; the next look settles it.
-        let Ok(bundle) = bundle::build(data, self.config.public_roots) else { return Ok(false) };
+        let Ok(bundle) = self.read(namespace).await? else { return Ok(false) };
         match there {
             None => self.create(namespace, &bundle).await?,
             Some(there) if there.immutable => {
@@ -49,12 +44,26 @@ impl Publisher {
                 let mut metadata = there.metadata.clone();
                 metadata.labels.get_or_insert_default().insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
                 let annotations = metadata.annotations.get_or_insert_default();
-                annotations.insert(ANNOTATION_SOURCE.to_owned(), source(namespace, certs));
+                let source = source(namespace, &self.config.certs_secret_name);
+                annotations.insert(ANNOTATION_SOURCE.to_owned(), source);
                 let map = ConfigMap { metadata, data: Some(bundle.data().clone()), ..ConfigMap::default() };
                 self.requests.replace(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, &map).await?;
             }
         }
         Ok(true)
+    }
+
+    /// Whether no trust bundle follows from `certsSecretName` as it is stored now. The watch of that Secret may be behind
+    /// the watch of trust bundles: what it does not show is not gone.
+    pub async fn has_no_source(&self, namespace: &NamespaceName) -> Result<bool, Problem> {
+        Ok(matches!(self.read(namespace).await?, Err(BundleError::NoCa)))
+    }
+
+    async fn read(&self, namespace: &NamespaceName) -> Result<Result<TrustBundle, BundleError>, Problem> {
+        let secret: Option<Secret> = self.requests.get(namespace, self.config.certs_secret_name.as_str()).await?;
+        // The runner's client key may be in it.
+        let secret = secret.map(Wiped::from);
+        Ok(bundle::build(secret.as_ref().and_then(|secret| secret.data.as_ref()), self.config.public_roots))
     }
 
     /// Deletes exactly the trust bundle that was observed.
