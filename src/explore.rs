@@ -93,6 +93,7 @@ mod tests {
     use super::*;
 
     /// Counts to five, or gets stuck at two.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "a state may be large")]
     fn count(state: &u8) -> Vec<(&'static str, u8)> {
         if *state < 5 { vec![("next", state + 1), ("stuck", 9)] } else { Vec::new() }
     }

@@ -6,7 +6,12 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::world::{self, Answer, WEBHOOKS, World, worlds};
+use gitlab_runner_webhook::names;
+
+use crate::world::{self, Answer, World, worlds};
+
+/// Where reviews are sent.
+const WEBHOOKS: [&str; 3] = [names::PATH_MUTATE_PODS, names::PATH_MUTATE_NAMESPACES, names::PATH_VALIDATE_PODS];
 
 /// Sends these bytes as a review.
 pub fn check(body: &[u8]) {

@@ -24,9 +24,7 @@ use http::{Request, Response};
 use tokio::runtime::{Builder, Runtime};
 use tower::{ServiceExt as _, service_fn};
 
-/// Where reviews are sent.
-pub const WEBHOOKS: [&str; 3] = [names::PATH_MUTATE_PODS, names::PATH_MUTATE_NAMESPACES, names::PATH_VALIDATE_PODS];
-/// The only one of them that may answer with a patch.
+/// The only webhook that may answer with a patch.
 pub const PATCHES: &str = names::PATH_MUTATE_PODS;
 
 /// Bodies that are refused, each for another reason.

@@ -22,9 +22,8 @@ use super::{
 };
 use crate::explore::explore;
 
-const STEP: Duration = Duration::from_secs(60);
-const LIFETIMES: Lifetimes =
-    Lifetimes { ca: Duration::from_secs(60 * 12), leaf: Duration::from_secs(60 * 3), propagation: STEP };
+const STEP: Duration = Duration::from_mins(1);
+const LIFETIMES: Lifetimes = Lifetimes { ca: Duration::from_mins(12), leaf: Duration::from_mins(3), propagation: STEP };
 /// By then the CA that is made at the start is replaced and forgotten, and its successor is not yet due.
 const LAST_STEP: u64 = 15;
 

@@ -187,7 +187,6 @@ impl World {
     fn land(&mut self, index: usize, work: Work) {
         let version = u8::MAX;
         match work {
-            Work::Idle => {}
             Work::Create(content) if self.namespace && self.clone.is_none() => {
                 self.latest.1 += 1;
                 self.clone = Some(Stored { content, version, object: self.latest.1 });
@@ -208,7 +207,7 @@ impl World {
                     }
                 }
             }
-            Work::Create(_) | Work::Change { .. } => {}
+            Work::Idle | Work::Create(_) | Work::Change { .. } => {}
         }
     }
 

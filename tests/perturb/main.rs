@@ -108,7 +108,7 @@ async fn play_orders(choose: impl FnOnce(Vec<Order>) -> Vec<Order>) {
     let arena = Arena::start().await;
     let orders = orders::all();
     let chosen = match std::env::var("PERTURB") {
-        Ok(wanted) => orders.into_iter().filter(|order| matches(&orders::name(order), &wanted)).collect(),
+        Ok(wanted) => orders.into_iter().filter(|order| matches(&orders::name(*order), &wanted)).collect(),
         Err(_) => choose(orders),
     };
     let count = chosen.len();
@@ -119,7 +119,7 @@ async fn play_orders(choose: impl FnOnce(Vec<Order>) -> Vec<Order>) {
         loop {
             let Some(order) = queue.lock().expect("the queue").next() else { break };
             if let Err(problem) = stage.play(&order).await {
-                found.lock().expect("what was found").push(format!("PERTURB={}\n{problem}\n", orders::name(&order)));
+                found.lock().expect("what was found").push(format!("PERTURB={}\n{problem}\n", orders::name(order)));
             }
         }
         stage.end().await;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Far more than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ fn permute(order: &mut Order, from: usize, orders: &mut Vec<Order>) {
 }
 
 /// As [`PERTURB`](crate) names it.
-pub fn name(order: &Order) -> String {
+pub fn name(order: Order) -> String {
     order.iter().map(|one| format!("{one:?}").to_lowercase()).collect::<Vec<_>>().join("-")
 }
 

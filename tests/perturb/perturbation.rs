@@ -132,7 +132,8 @@ impl Program {
     pub async fn log(&self) -> String {
         let tool = self.tool.lock().await;
         let lines = tool.as_ref().map(Tool::log_lines).unwrap_or_default();
-        lines.iter().rev().take(12).rev().map(|line| format!("  {line}\n")).collect()
+        let end: Vec<_> = lines.iter().skip(lines.len().saturating_sub(12)).map(ToString::to_string).collect();
+        end.join("\n")
     }
 }
 

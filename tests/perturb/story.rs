@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Far more than any step takes: the longest pause between attempts is 30 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the clone does when its source is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -76,8 +76,8 @@ impl Outcome {
             }
         }
         for (name, numbers) in &self.numbers {
-            if let Some(back) = numbers.windows(2).find(|pair| pair[1] < pair[0]) {
-                found.push(format!("{name} went back from {} to {}: {numbers:?}", back[0], back[1]));
+            if let Some((from, to)) = numbers.iter().zip(numbers.iter().skip(1)).find(|(from, to)| to < from) {
+                found.push(format!("{name} went back from {from} to {to}: {numbers:?}"));
             }
         }
         found
