@@ -1,8 +1,8 @@
 //! All metrics, each with a value: a family that is empty is not on the page.
 
 use gitlab_runner_webhook::telemetry::metrics::{
-    AdmissionLabels, CloneLabels, Metrics, ShedLabels, StateLabels, WatchKind, WatchLabels, WatchedLabels,
-    WebhookLabels, WriteLabels,
+    AdmissionLabels, CloneLabels, Metrics, SecretLabels, ShedLabels, StateLabels, WatchKind, WatchLabels,
+    WatchedLabels, WebhookLabels, WriteLabels,
 };
 
 /// Metrics of a program to which everything has happened once.
@@ -17,6 +17,7 @@ pub fn after_everything() -> Metrics {
     let write = WriteLabels { object: "s".to_owned(), action: "create", result: "ok" };
     metrics.writes.get_or_create(&write).inc();
     metrics.watch_errors.get_or_create(&WatchLabels { kind: WatchKind::Secret, reason: "timeout" }).inc();
+    metrics.watch_contradictions.get_or_create(&SecretLabels { secret: "s".to_owned() }).inc();
     metrics.watch_last_event.get_or_create(&WatchedLabels { watch: "w".to_owned() }).set(1);
     metrics
 }
