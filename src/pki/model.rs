@@ -24,6 +24,8 @@ use crate::explore::explore;
 
 const STEP: Duration = Duration::from_mins(1);
 const LIFETIMES: Lifetimes = Lifetimes { ca: Duration::from_mins(12), leaf: Duration::from_mins(3), propagation: STEP };
+/// When the CA that is made at the start has a third of its life left.
+const DUE: u64 = 8;
 /// By then the CA that is made at the start is replaced and forgotten, and its successor is not yet due.
 const LAST_STEP: u64 = 15;
 
@@ -186,10 +188,9 @@ impl World {
                 next.replicas.iter_mut().for_each(|replica| replica.phase = Phase::Waits);
                 found.push((Action::Step, next));
             }
-            // Who writes the Secret anew knows the CA that it serves by itself, and no other: a replica that serves by
-            // another one is refused until it has put that back. So here all serve by the same.
-            let served: BTreeSet<_> = self.replicas.iter().map(|replica| replica.leaf.map(|(ca, _)| ca)).collect();
-            if self.left > 0 && served.len() == 1 && !served.contains(&None) {
+            // Who writes the Secret anew knows the CA that it serves by itself, and no other: while a CA is replaced, who
+            // serves by the other one is refused until it has put that back. So the Secret is lost before.
+            if self.left > 0 && self.step < DUE && self.replicas.iter().all(|replica| replica.leaf.is_some()) {
                 found.push((
                     Action::SecretDeleted,
                     Self { secret: None, left: self.left - 1, ..self.clone() }.touched(),
@@ -305,10 +306,10 @@ fn explore_all(replicas: usize, left: u8) {
     let registry = Registry::default();
     let explored =
         explore(World::new(replicas, left), |world| world.successors(&registry), |world| world.check(&registry));
-    // The CA of the start is gone, its successor serves.
+    // In the end a CA serves, and none is trusted that has expired, as that of the start has.
     explored.always_leads_to(|world| {
-        let is_new = world.secret.as_ref().is_some_and(|ring| ring.previous.is_empty() && ring.next.is_none());
-        world.step == LAST_STEP && is_new && world.replicas.iter().all(|replica| replica.established)
+        let is_valid = |ca: Ca| registry.ca(ca).validity().holds(at(LAST_STEP));
+        world.step == LAST_STEP && world.secret.as_ref().is_some_and(|ring| ring.bundle().into_iter().all(is_valid))
     });
     println!("{replicas} replicas, {left} other happenings: {} states", explored.states.len());
 }

@@ -54,7 +54,7 @@ pub enum Fault {
     /// SIGKILL before this event; started again later.
     DownAt,
     /// The lists are copied. After the next step of the story the program is started anew, reads these, and its watches
-    /// begin there; later they catch up. Its gets are quorum reads, which no API server answers from a cache.
+    /// begin there; later they catch up, that of this event last. Its gets are quorum reads, which no API server answers from a cache.
     Stale,
 }
 
@@ -147,6 +147,8 @@ pub enum Stage {
     Copied,
     /// The program reads the copy.
     Frozen,
+    /// All watches but that of the point have caught up.
+    Thawing,
     Over,
 }
 
@@ -207,7 +209,12 @@ impl Perturber {
 
     /// What is held back comes, what is down is started, what is stale catches up.
     pub async fn release(&self) {
-        if [Stage::Blocking, Stage::Frozen].contains(&self.stage()) {
+        if self.stage() == Stage::Frozen {
+            self.stage.send_replace(Stage::Thawing);
+            *self.last_request.lock().expect("the time") = Instant::now();
+            self.quiet().await;
+        }
+        if [Stage::Blocking, Stage::Thawing].contains(&self.stage()) {
             self.program.start().await;
             self.stage.send_replace(Stage::Over);
         }
@@ -330,7 +337,7 @@ impl Tap for Perturber {
                 .is_some_and(|perturbation| matches!(perturbation.at, Point::Event(other, _) if other == watch));
             let mut stage = self.stage.subscribe();
             let goes_on = |stage: &Stage| match stage {
-                Stage::Blocking => !of_this_watch,
+                Stage::Blocking | Stage::Thawing => !of_this_watch,
                 Stage::Frozen => false,
                 _ => true,
             };
