@@ -122,6 +122,11 @@ impl<E: Into<kube::Error>> From<E> for Broken {
 
 async fn handle<T: Tap>(client: Client, tap: Arc<T>, request: Request<Incoming>) -> Result<Answer, Broken> {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    // What a watch begins with depends on when it begins: as a list in one page, it is no event.
+    if path.contains("sendInitialEvents=true") {
+        return answer(422, NO_STREAM.into());
+    }
+    let path = without_limit(&path);
     let is_watch = path.contains("watch=true");
     let call = Call { method: request.method().to_string(), path };
     let (head, body) = request.into_parts();
@@ -161,6 +166,12 @@ fn answer(code: u16, body: Bytes) -> Result<Answer, Broken> {
     answer.map_err(|error| Broken(error.to_string()))
 }
 
+fn without_limit(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let kept: Vec<_> = query.split('&').filter(|pair| !pair.starts_with("limit=")).collect();
+    format!("{path}?{}", kept.join("&"))
+}
+
 /// A list without what is not shown; `None` when the body is no list.
 fn of_shown(tap: &impl Tap, body: &[u8]) -> Option<Bytes> {
     let mut list: Value = serde_json::from_slice(body).ok()?;
@@ -198,6 +209,12 @@ async fn pump<T: Tap>(tap: Arc<T>, path: String, mut body: Body, to: mpsc::Sende
         }
     }
 }
+
+/// As an API server says that does not stream lists.
+const NO_STREAM: &str = concat!(
+    r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","reason":"Invalid","code":422,"#,
+    r#""message":"sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch"}"#
+);
 
 const EXPIRED: &str = concat!(
     r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
