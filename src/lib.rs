@@ -1,6 +1,6 @@
 //! Keeps GitLab Runner's token Secret and CA certificates where its pods need them.
 //!
-//! One process, two flows, each one way:
+//! One process, two flows, each one way, but for what the gate reads and the watches do not know:
 //!
 //! ```text
 //!   API server ──watch──▶ stores ──▶ Observed ──plan──▶ Plan ──write──▶ API server        sync
@@ -38,7 +38,7 @@
 //! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
 //! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `json`, `manifests`, `shutdown` |
 //! | `json` | what is read of raw JSON | nothing |
-//! | `brake`, `backoff` | when something is written again, tried again | nothing |
+//! | `brake`, `backoff`, `digest`, `pem`, `crypto` | when something is written or tried again; content, certificates, cryptography | nothing |
 //! | `wiped` | Secret data that is overwritten before its memory is given back | `names` |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |

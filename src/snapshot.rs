@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub certs: BTreeMap<NamespaceName, Certs>,
     /// Whether `certs` is complete: "not loaded yet" must never look like "not there".
     pub certs_loaded: bool,
+    /// Where there is one that was not read yet, for its namespace was not selected when it came.
+    pub certs_unread: BTreeSet<NamespaceName>,
     /// The trust bundle in each namespace that has one of ours, with the content that it is to have.
     pub trust: BTreeMap<NamespaceName, Trust>,
     /// The namespaces whose trust bundle is about to be put right.
@@ -38,10 +40,19 @@ pub struct Snapshot {
     pub clones_loaded: bool,
     /// Since when each clone is not what its source is, by its name and namespace. In step: not in here.
     pub out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
+    /// Clones that something else keeps changing: their content may be anybody's until they are repaired.
+    pub contended: BTreeSet<(SecretName, NamespaceName)>,
     /// Whether a newer revision of our Deployment writes: what it writes may follow from another configuration.
     pub is_superseded: bool,
     /// The way back: clones of which a read showed something else than stands here.
     pub doubts: Doubts,
+}
+
+impl Snapshot {
+    /// Whether `certsSecretName` in a namespace is known, or that it is not there.
+    pub fn knows_certs(&self, namespace: &str) -> bool {
+        self.certs_loaded && !self.certs_unread.contains(namespace)
+    }
 }
 
 /// Clones of which a read by admission contradicts what the watches know. Holds each at most once, and only such as a

@@ -59,8 +59,14 @@ async fn a_foreign_secret_is_adopted_or_refused_as_configured() {
 
     // Different, adopted: replaced, and the names of the lost keys are said.
     cluster.put_secret(RUNNER_NAMESPACE, SECRET, &[("their-key", "their-value")]).await;
+    // As kubectl apply leaves it: with a copy of all of it.
+    let copy =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": "{\"stringData\":{\"their-key\":\"their-value\"}}"});
+    cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &json!({"metadata": {"annotations": copy}})).await;
     let tool = cluster.tool(BINARY).await.start().await;
-    cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
+    let clone = cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
+    let annotations: Vec<_> = clone.annotations().keys().map(String::as_str).collect();
+    assert_eq!(annotations, ["gitlab-runner-webhook/source"], "the copy is gone");
     let line = tool.logged("what it replaced", |line| line["keys"] == "their-key").await;
     assert_eq!(line["level"], "WARN");
     assert!(!tool.log_text().contains("their-value") && !tool.log_text().contains("the-token"));

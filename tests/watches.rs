@@ -238,7 +238,8 @@ async fn an_api_server_that_streams_no_lists_is_asked_for_pages() {
     cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
     cluster.register_webhooks_without_ca(1, "Ignore").await;
     let builder = cluster.tool(BINARY).await.self_managed().flag("--namespace", "gitlab-runner-webhook");
-    let tool = builder.flag("--watch-timeout", "5").start().await;
+    let builder = builder.flag("--pod-template-hash", "a-hash").flag("--watch-timeout", "5");
+    let tool = builder.start().await;
     followed(&cluster, "the-token").await;
     rotate(&cluster, "later").await;
     followed(&cluster, "later").await;

@@ -234,8 +234,12 @@ impl Gate {
         self.snapshot.load().out_of_step.get(&(spec.secret.clone(), namespace.clone())).copied()
     }
 
+    /// Not while the clone is contended: then it is no delay that keeps it from being current, and what is in it may be
+    /// anybody's.
     fn has_given_up(&self, spec: &CloneSpec, namespace: &NamespaceName) -> bool {
-        self.out_of_step(spec, namespace).is_some_and(|since| since.elapsed() >= self.config.gate.give_up_after)
+        let is_contended = self.snapshot.load().contended.contains(&(spec.secret.clone(), namespace.clone()));
+        let is_over = |since: Instant| since.elapsed() >= self.config.gate.give_up_after;
+        !is_contended && self.out_of_step(spec, namespace).is_some_and(is_over)
     }
 
     /// What becomes of a pod whose clone is not current.

@@ -179,13 +179,13 @@ fn order<'a>(
                 Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
             }
             // What is there without its Secret is about to be deleted.
-            (Some(trust), None) if !snapshot.certs_loaded => {
+            (Some(trust), None) if !snapshot.knows_certs(namespace) => {
                 Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
             }
             (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => {
                 Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
             }
-            _ if !snapshot.certs_loaded => refuse_not_loaded(namespace, config),
+            _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),
             (_, Some(Certs { unreadable: Some(key), .. })) => {
                 refuse(Reason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; mend it"))
@@ -198,7 +198,7 @@ fn order<'a>(
         };
     }
     match certs {
-        _ if !snapshot.certs_loaded => refuse_not_loaded(namespace, config),
+        _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
         None => missing("is missing; create it with ca.crt"),
         Some(certs) if certs.ca == Ca::Invalid => {
             refuse(Reason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; mend it"))

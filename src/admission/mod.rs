@@ -167,9 +167,7 @@ impl Admission {
 
     async fn pod(&self, request: &Request, deadline: Duration) -> Decision {
         let kind = Kind::of(&request.object, &self.config);
-        if kind == Kind::Job && self.config.inject.jobs {
-            self.trust_settles(&request.namespace, deadline).await;
-        }
+        self.certs_settle(kind, &request.namespace, deadline).await;
         let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
         Decision {
             verdict: Verdict::Allow(injection.patch),
@@ -179,10 +177,21 @@ impl Admission {
         }
     }
 
-    /// Waits a moment where a trust bundle is about to be put right: without it, the job would trust nothing of the company.
-    async fn trust_settles(&self, namespace: &str, deadline: Duration) {
+    /// Waits a moment where certificates are about to be read, or a trust bundle is about to be put right: without them the
+    /// pod would trust nothing of the company for as long as it lives.
+    async fn certs_settle(&self, kind: Kind, namespace: &str, deadline: Duration) {
         let started = Instant::now();
-        let is_unsettled = || self.snapshot.load().trust_unsettled.contains(namespace);
+        let is_unsettled = || {
+            let snapshot = self.snapshot.load();
+            match kind {
+                Kind::Manager => self.config.inject.manager && snapshot.certs_unread.contains(namespace),
+                Kind::Job => {
+                    self.config.inject.jobs
+                        && (snapshot.certs_unread.contains(namespace) || snapshot.trust_unsettled.contains(namespace))
+                }
+                Kind::Pause | Kind::Other => false,
+            }
+        };
         while is_unsettled() && started.elapsed() < PATIENCE.min(deadline) {
             sleep(PAUSE).await;
         }

@@ -96,6 +96,8 @@ pub struct Teller {
     standings: Standings,
     history: History,
     brakes: HashMap<(NamespaceName, String), Brake<()>>,
+    /// The latest of those that are written too often, and when each may be written.
+    late: BTreeMap<(NamespaceName, String), (Instant, Occurrence)>,
 }
 
 /// The troubles that were told and are not over: of each Event which, how often, and since when.
@@ -120,6 +122,11 @@ impl Events {
         }
     }
 
+    /// Notes an occurrence that could not be written, unless there is a later one.
+    fn give_back(&self, key: (NamespaceName, String), occurrence: Occurrence) {
+        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(occurrence);
+    }
+
     fn take(&self) -> Option<((NamespaceName, String), Occurrence)> {
         self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
     }
@@ -128,8 +135,8 @@ impl Events {
 impl Teller {
     /// Writes by these requests what `events` take in. `instance` says which replica it is.
     pub fn new(events: Events, requests: Requests, instance: String, standings: Standings) -> Self {
-        let (history, brakes) = Default::default();
-        Self { events, requests: requests.within(DEADLINE), instance, standings, history, brakes }
+        let (history, brakes, late) = Default::default();
+        Self { events, requests: requests.within(DEADLINE), instance, standings, history, brakes, late }
     }
 
     /// Runs until shutdown.
@@ -142,8 +149,15 @@ impl Teller {
 
     async fn tell_on(&mut self) {
         loop {
-            self.events.0.news.notified().await;
-            time::sleep(SETTLED).await;
+            let due = self.late.values().map(|(due, _)| *due).min();
+            tokio::select! {
+                () = self.events.0.news.notified() => time::sleep(SETTLED).await,
+                () = time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+            }
+            let now = Instant::now();
+            for (key, (_, occurrence)) in self.late.extract_if(.., |_, (due, _)| *due <= now) {
+                self.events.give_back(key, occurrence);
+            }
             while let Some(((namespace, name), occurrence)) = self.events.take() {
                 self.write(namespace, name, &occurrence).await;
                 time::sleep(PACE).await;
@@ -156,10 +170,15 @@ impl Teller {
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
         self.brakes.retain(|_, brake| !brake.is_idle(Instant::now()));
-        let is_braked = |brake: &Brake<()>| brake.due(&(), Rival::Other, Instant::now()).is_some();
-        if self.standings.is_superseded() || self.brakes.get(&key).is_some_and(is_braked) {
+        if self.standings.is_superseded() {
             return;
         }
+        let due = self.brakes.get(&key).and_then(|brake| brake.due(&(), Rival::Other, Instant::now()));
+        if let Some(due) = due {
+            self.late.insert(key, (due, occurrence.clone()));
+            return;
+        }
+        self.late.remove(&key);
         let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
         let uid = match &regarding.uid {
             Uid::Seen(uid) => uid.clone(),

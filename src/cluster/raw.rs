@@ -8,6 +8,8 @@ use kube::core::Status;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::wiped::forget_last_applied;
+
 /// The annotation of the bookmark behind the last object of a list that came as a stream.
 ///
 /// Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>.
@@ -15,7 +17,7 @@ const ANNOTATION_LIST_ENDS: &str = "k8s.io/initial-events-end";
 
 /// An object: its metadata, and all of it as JSON that nobody has parsed yet.
 pub struct Raw<'a> {
-    /// Metadata without `managedFields`.
+    /// Metadata without `managedFields` and kubectl's copy of the object.
     pub metadata: ObjectMeta,
     /// `managedFields`: who wrote when, without what.
     pub managed_fields: Vec<ManagedFieldsEntry>,
@@ -60,7 +62,7 @@ impl<'a> Raw<'a> {
         let managers = metadata.managed_fields.into_iter().flatten();
         let entry = |Manager { manager, time }| ManagedFieldsEntry { manager, time, ..ManagedFieldsEntry::default() };
         let managed_fields = managers.map(entry).collect();
-        let metadata = ObjectMeta {
+        let mut metadata = ObjectMeta {
             annotations: metadata.annotations,
             creation_timestamp: metadata.creation_timestamp,
             deletion_grace_period_seconds: metadata.deletion_grace_period_seconds,
@@ -77,6 +79,8 @@ impl<'a> Raw<'a> {
             self_link: metadata.self_link,
             uid: metadata.uid,
         };
+        // Of a Secret, that is a copy of all of it.
+        forget_last_applied(&mut metadata);
         Ok(Self { metadata, managed_fields, json })
     }
 

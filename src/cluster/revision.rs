@@ -9,7 +9,7 @@
 //! `list` and `watch` of `replicasets` in our own namespace. Without that right every replica writes, as outside of a
 //! Deployment, and only the brakes bound a disagreement.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, pin::pin, time::Duration};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -33,7 +33,7 @@ pub enum Standing {
     Pending,
     /// It writes.
     Active,
-    /// Nothing until one replica of its revision is ready: an older revision writes.
+    /// Nothing but certificates, until one replica of its revision is ready: another revision writes.
     Standby,
     /// Nothing any more: a newer revision writes.
     Superseded,
@@ -41,7 +41,10 @@ pub enum Standing {
 
 /// The latest standing, for every part that writes. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Standings(channel::Receiver<Standing>);
+pub struct Standings {
+    current: channel::Receiver<Standing>,
+    is_known: bool,
+}
 
 /// Follows the `ReplicaSets` of our Deployment.
 pub struct RevisionWatch {
@@ -75,12 +78,17 @@ impl Standing {
 impl Standings {
     /// Always this one.
     pub fn fixed(standing: Standing) -> Self {
-        Self(channel::channel(standing).1)
+        Self { current: channel::channel(standing).1, is_known: false }
     }
 
     /// The present one.
     pub fn current(&self) -> Standing {
-        *self.0.borrow()
+        *self.current.borrow()
+    }
+
+    /// Whether this is a replica of a Deployment, whose revisions are told apart.
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// Whether clones and trust bundles are this replica's to write.
@@ -95,7 +103,7 @@ impl Standings {
 
     /// Returns when it is another one; never, if it is fixed.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.current.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -105,7 +113,8 @@ impl RevisionWatch {
     /// For a pod with this `pod-template-hash` in our own namespace.
     pub fn new(client: WatchClient, namespace: NamespaceName, hash: String, timeout: Duration) -> (Self, Standings) {
         let (sender, receiver) = channel::channel(Standing::Pending);
-        (Self { client, namespace, timeout, hash, sender }, Standings(receiver))
+        let standings = Standings { current: receiver, is_known: true };
+        (Self { client, namespace, timeout, hash, sender }, standings)
     }
 
     /// Runs until shutdown. The standing stays what it was last: a replica that is draining takes over nothing.
@@ -160,12 +169,16 @@ fn decide(hash: &str, revisions: &BTreeMap<String, Revision>) -> Standing {
     // A pod that no ReplicaSet of a Deployment made has no rival that could be told.
     let Some(own) = revisions.values().find(|revision| revision.hash == hash) else { return Standing::Active };
     let of_ours = || revisions.values().filter(|revision| revision.deployment == own.deployment);
-    let ready = of_ours().filter(|revision| revision.has_ready).map(|revision| revision.number).max();
-    let writes = ready.or_else(|| of_ours().map(|revision| revision.number).max()).unwrap_or(own.number);
-    match own.number.cmp(&writes) {
-        std::cmp::Ordering::Less => Standing::Superseded,
-        std::cmp::Ordering::Equal => Standing::Active,
-        std::cmp::Ordering::Greater => Standing::Standby,
+    let newest_of = |revisions: &mut dyn Iterator<Item = &Revision>| revisions.map(|revision| revision.number).max();
+    match newest_of(&mut of_ours().filter(|revision| revision.has_ready)) {
+        Some(writes) => match own.number.cmp(&writes) {
+            Ordering::Less => Standing::Superseded,
+            Ordering::Equal => Standing::Active,
+            Ordering::Greater => Standing::Standby,
+        },
+        // Whichever gets ready first writes; to get ready, each may write certificates.
+        None if newest_of(&mut of_ours()) == Some(own.number) => Standing::Active,
+        None => Standing::Standby,
     }
 }
 
@@ -230,6 +243,8 @@ mod tests {
             (vec![set("a", 1, 2), set("b", 2, 0)], vec![Active, Standby]),
             (vec![set("a", 1, 2), set("b", 2, 1)], vec![Superseded, Active]),
             (vec![set("a", 1, 0), set("b", 2, 2)], vec![Superseded, Active]),
+            // None is ready: the newest may never be, and no other one is held up by that.
+            (vec![set("a", 1, 0), set("b", 2, 0)], vec![Standby, Active]),
             // The new one fails, and another one is rolled out.
             (vec![set("a", 1, 2), set("b", 2, 0), set("c", 3, 0)], vec![Active, Standby, Standby]),
             // Rolled back: its number is the highest again.

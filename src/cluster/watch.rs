@@ -17,7 +17,8 @@ use http::{HeaderValue, Request, header::ACCEPT_ENCODING};
 use kube::api::{ListParams, WatchParams};
 use serde_json::value::RawValue;
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch as channel},
+    sync::{OwnedSemaphorePermit, mpsc, watch as channel},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -31,6 +32,8 @@ use crate::backoff;
 
 /// Objects in one page, where lists do not come as a stream: each may be 1 MiB, and a page is held whole.
 const PAGE_SIZE: u32 = 4;
+/// Changes that wait for who reads them.
+const WAITING: usize = 16;
 /// Longest wait for the beginning of an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Longest wait for the next object of a list.
@@ -45,7 +48,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const PATIENT_AFTER: u32 = 30;
 const PATIENT_PAUSE: Duration = Duration::from_secs(10);
 
-/// Watches for ever. Objects that `decode` makes nothing of are passed over.
+/// Watches for ever, from now on. Objects that `decode` makes nothing of are passed over.
+///
+/// It runs in a task of its own: whoever reads it may be busy with something else, and other watches wait for their turn.
 pub fn watch<T, D>(
     client: &WatchClient,
     query: Query,
@@ -53,10 +58,10 @@ pub fn watch<T, D>(
     decode: D,
 ) -> impl Stream<Item = Change<T>> + Send + use<T, D>
 where
-    T: Send,
-    D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>> + Send,
+    T: Send + 'static,
+    D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>> + Send + 'static,
 {
-    let watch = Watch {
+    let mut watch = Watch {
         client: client.client.clone(),
         shared: Arc::clone(&client.shared),
         rewinds: client.shared.history.rewinds.subscribe(),
@@ -72,9 +77,17 @@ where
         in_pages: false,
         was_listed: false,
     };
-    futures::stream::unfold(watch, |mut watch| async {
-        let change = watch.next().await;
-        Some((change, watch))
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let mut task = JoinSet::new();
+    task.spawn(async move { while sender.send(watch.next().await).await.is_ok() {} });
+    futures::stream::unfold((receiver, task), |(mut receiver, mut task)| async {
+        if let Some(change) = receiver.recv().await {
+            return Some((change, (receiver, task)));
+        }
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => None,
+        }
     })
 }
 

@@ -1,13 +1,19 @@
 //! What the watches of a process share: the way to the API server, whose turn it is to try it when it is away, one
 //! large list at a time, and how far the API server's history has come.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use kube::Client;
 use tokio::sync::{Mutex, Semaphore, watch};
+
+/// Between two times that every watch is told to list anew.
+const BETWEEN_REWINDS: Duration = Duration::from_mins(1);
 
 /// A client for watches. Clones share all of it.
 #[derive(Clone)]
@@ -28,9 +34,12 @@ pub(super) struct Shared {
 }
 
 /// How far the history of the API server has come, as far as its answers have shown. One counter, for all that is watched
-/// is stored in one etcd, unless somebody keeps Secrets in one of their own: then there are needless lists.
+/// is stored in one etcd, as a rule. Where Secrets are kept in one of their own, it goes back time and again: then there is
+/// a needless list, at most once in [`BETWEEN_REWINDS`].
 pub(super) struct History {
     revision: AtomicU64,
+    /// When every watch was last told to list anew.
+    rewound: std::sync::Mutex<Option<Instant>>,
     /// How often it went back.
     pub rewinds: watch::Sender<u64>,
 }
@@ -38,7 +47,7 @@ pub(super) struct History {
 impl WatchClient {
     /// Of this client, which must not retry by itself.
     pub fn new(client: Client) -> Self {
-        let history = History { revision: AtomicU64::new(0), rewinds: watch::Sender::new(0) };
+        let history = History::new();
         let shared =
             Shared { lists: Arc::new(Semaphore::new(1)), turn: Mutex::new(0), recoveries: AtomicU64::new(0), history };
         Self { client, shared: Arc::new(shared) }
@@ -46,6 +55,10 @@ impl WatchClient {
 }
 
 impl History {
+    fn new() -> Self {
+        Self { revision: AtomicU64::new(0), rewound: std::sync::Mutex::default(), rewinds: watch::Sender::new(0) }
+    }
+
     /// The latest revision that an answer has shown.
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
@@ -67,6 +80,11 @@ impl History {
             return false;
         }
         self.revision.store(revision, Ordering::Release);
+        let mut rewound = self.rewound.lock().unwrap_or_else(PoisonError::into_inner);
+        if rewound.is_some_and(|last| last.elapsed() < BETWEEN_REWINDS) {
+            return false;
+        }
+        *rewound = Some(Instant::now());
         self.rewinds.send_modify(|rewinds| *rewinds += 1);
         true
     }
@@ -78,7 +96,7 @@ mod tests {
 
     #[test]
     fn only_a_read_that_began_later_and_shows_less_is_a_step_back() {
-        let history = History { revision: AtomicU64::new(0), rewinds: watch::Sender::new(0) };
+        let history = History::new();
         assert!(!history.read(0, "100") && history.revision() == 100);
         // Two reads under way at once may end in either order.
         let before = history.revision();
@@ -89,5 +107,6 @@ mod tests {
         assert!(history.read(history.revision(), "90"), "what a watch delivered counts, too");
         assert_eq!((history.revision(), *history.rewinds.borrow()), (90, 1));
         assert!(!history.read(history.revision(), "91"), "the new history goes on from there");
+        assert!(!history.read(history.revision(), "50") && *history.rewinds.borrow() == 1, "two stores: not for ever");
     }
 }

@@ -18,7 +18,7 @@ const LEAST_GAP: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Pause {
     /// Not before.
-    pub until: Option<Instant>,
+    until: Option<Instant>,
     failures: u32,
     /// The last write.
     last: Option<Instant>,
@@ -28,7 +28,13 @@ pub struct Pause {
 impl Pause {
     /// Whether it may be done now.
     pub fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| until <= Instant::now()) && !self.is_braked()
+        self.due().is_none()
+    }
+
+    /// When it may be done again; `None`: now.
+    pub fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.until.max(self.brake.due(&(), Rival::Other, now)).filter(|due| *due > now)
     }
 
     /// At once, and as if nothing had failed.
@@ -42,9 +48,14 @@ impl Pause {
     }
 
     /// After a write: until the watch has brought it.
+    pub fn wrote(&mut self) {
+        self.brake.wrote((), Rival::Other, Instant::now());
+        self.echo();
+    }
+
+    /// After a write, of whoever it was: until the watch has brought it.
     pub fn echo(&mut self) {
         let now = Instant::now();
-        self.brake.wrote((), Rival::Other, now);
         (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
     }
 
@@ -63,5 +74,25 @@ impl Pause {
             let soon = Instant::now() + spread;
             self.until = Some(self.last.map_or(soon, |last| soon.max(last + LEAST_GAP)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_braked_is_due_later_and_news_do_not_cut_that_short() {
+        let mut pause = Pause::default();
+        for _ in 0..=20 {
+            pause.over();
+            assert!(pause.is_over() && pause.due().is_none());
+            pause.wrote();
+        }
+        pause.over();
+        assert!(pause.is_braked() && !pause.is_over());
+        assert!(pause.due().is_some_and(|due| due > Instant::now()), "who sleeps until then sleeps");
+        pause.echo();
+        assert!(pause.due().is_some());
     }
 }

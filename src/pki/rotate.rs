@@ -168,7 +168,7 @@ impl Rotation {
     /// When the first pause ends that has not ended yet.
     fn next_due(&self) -> Option<Instant> {
         let pauses = [&self.mutating.pause, &self.validating.pause, &self.store_pause].into_iter();
-        pauses.filter(|pause| !pause.is_over()).filter_map(|pause| pause.until).min()
+        pauses.filter_map(Pause::due).min()
     }
 
     fn side(&mut self, kind: Kind) -> &mut Side {
@@ -302,7 +302,7 @@ impl Rotation {
         self.count(object.clone(), action, &result);
         match result {
             Ok(()) => {
-                self.store_pause.echo();
+                self.store_pause.wrote();
                 self.wrote = true;
                 self.problems.remove(&object);
                 let cause = cause.as_str();
@@ -343,7 +343,7 @@ impl Rotation {
             self.count(object.clone(), "update", &result);
             match result {
                 Ok(()) => {
-                    self.side(kind).pause.echo();
+                    self.side(kind).pause.wrote();
                     self.problems.remove(&object);
                     info!(object, "caBundle written");
                 }

@@ -9,7 +9,7 @@ use super::{
     action::Action,
     observe::{Observed, Subject, Target},
     permits::{Permit, Permits, Wanted},
-    plan::{Plan, Rest, SourceView, Unwanted, plan, plan_trust},
+    plan::{Cause, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
     queue::{Order, Queue},
     reread::{Both, Rereads},
     restart::{self, Contents, Restarts},
@@ -239,7 +239,7 @@ impl Driver {
         if let Plan::Rest(rest) = seen {
             return self.rest(&target, &rest);
         }
-        let rival = Rival::of(there.is_some_and(SecretState::is_last_by_us));
+        let rival = self.rival(there.is_some_and(SecretState::is_last_by_us));
         let wanted = Wanted::of_clone(&seen, seen_source);
         if self.is_held(&target, &seen, &wanted, rival) {
             return;
@@ -254,7 +254,13 @@ impl Driver {
         if let Plan::Rest(rest) = plan {
             return self.rest(&target, &rest);
         }
-        let wanted = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
+        let read = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
+        // The watch may be behind the read.
+        if read != wanted && self.is_held(&target, &plan, &read, rival) {
+            return;
+        }
+        let wanted = read;
+        let there = self.observed.target(clone, &target.namespace);
         let action = Action::of_clone(&plan, source.as_deref(), there, wanted, rival);
         let (config, writer, there) = (Arc::clone(&self.config), self.writer.clone(), there.cloned());
         let namespace = target.namespace.clone();
@@ -272,7 +278,7 @@ impl Driver {
         if let Plan::Rest(rest) = plan {
             return self.rest(&target, &rest);
         }
-        let rival = Rival::of(there.is_some_and(BundleState::is_last_by_us));
+        let rival = self.rival(there.is_some_and(BundleState::is_last_by_us));
         let wanted = Wanted::of_trust(&plan, self.observed.certs_of(&target));
         if self.is_held(&target, &plan, &wanted, rival) {
             return;
@@ -295,10 +301,19 @@ impl Driver {
         });
     }
 
+    /// Where the revisions of our Deployment are known, another instance that writes is none of ours.
+    fn rival(&self, is_last_by_us: bool) -> Rival {
+        Rival::of(is_last_by_us && !self.standings.is_known())
+    }
+
     /// Whether this is not written now: by this replica, or so soon. It has been put where it belongs then.
     fn is_held(&mut self, target: &Target, plan: &Plan, wanted: &Wanted, rival: Rival) -> bool {
         let now = Instant::now();
-        self.stale |= self.states.falls_out_of_step(target, now);
+        // Without our marks it is what its source is all the same.
+        self.stale |= match plan {
+            Plan::Update(Cause::Marks) => self.states.falls_in_step(target),
+            _ => self.states.falls_out_of_step(target, now),
+        };
         match self.permits.ask(self.standings.current(), target, plan, (wanted, rival), now) {
             Permit::Now => return false,
             Permit::Unknown => self.queue.rest(target),
@@ -348,6 +363,7 @@ impl Driver {
         let beside = view::Beside {
             out_of_step: self.states.out_of_step().clone(),
             doubts: self.doubts.clone(),
+            contended: self.states.contended(),
             is_superseded: self.standings.is_superseded(),
         };
         let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, beside);
@@ -356,7 +372,9 @@ impl Driver {
 
     fn next_due(&self) -> Option<Instant> {
         let reads = self.reads.iter().filter_map(SourceReads::due);
-        self.queue.next_due().into_iter().chain(self.rereads.next_due()).chain(reads).min()
+        // With all writes under way nothing is taken from the queue, until one of them ends.
+        let queue = self.queue.next_due().filter(|_| self.writes < MAX_WRITES);
+        queue.into_iter().chain(self.rereads.next_due()).chain(reads).min()
     }
 }
 

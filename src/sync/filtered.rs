@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _};
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -46,10 +46,12 @@ pub async fn forward<T, E, R>(
     if selected.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let (mut unread, mut is_listing, mut is_late) = (BTreeSet::new(), false, false);
+    let (mut unread, mut is_listing) = (BTreeSet::new(), false);
+    // Those whose read failed lately, and until when none of them is read again.
+    let (mut failed, mut retry) = (BTreeSet::new(), None::<Instant>);
     loop {
-        let due = if is_listing { None } else { due(&unread, &mut selected) };
-        let change = if let Some(namespace) = due.filter(|_| !is_late) {
+        let due = if is_listing { None } else { due(&unread, &failed, &mut selected) };
+        let change = if let Some(namespace) = due {
             match read(namespace.clone()).await {
                 Ok(state) => {
                     unread.remove(&namespace);
@@ -58,14 +60,14 @@ pub async fn forward<T, E, R>(
                     Change::Applied((namespace, state))
                 }
                 Err(problem) => {
-                    is_late = true;
+                    failed.insert(namespace);
+                    retry.get_or_insert_with(|| Instant::now() + PAUSE);
                     tracing::debug!(detail = %problem, "what lay in a namespace that is now selected cannot be read yet");
                     continue;
                 }
             }
         } else {
             tokio::select! {
-                biased;
                 change = changes.next() => {
                     let Some(change) = change else { return };
                     match &change {
@@ -89,8 +91,8 @@ pub async fn forward<T, E, R>(
                     }
                     continue;
                 }
-                () = sleep(PAUSE), if is_late => {
-                    is_late = false;
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
+                    (failed, retry) = (BTreeSet::new(), None);
                     continue;
                 }
             }
@@ -111,13 +113,17 @@ fn passed_on<T>(change: Change<View<T>>) -> Option<Change<(NamespaceName, T)>> {
 }
 
 /// One that nobody looked into and that is to be looked into now.
-fn due(unread: &BTreeSet<NamespaceName>, selected: &mut Selected) -> Option<NamespaceName> {
+fn due(
+    unread: &BTreeSet<NamespaceName>,
+    failed: &BTreeSet<NamespaceName>,
+    selected: &mut Selected,
+) -> Option<NamespaceName> {
     let selected = selected.borrow_and_update();
     let selected = selected.as_ref()?;
     // The fewer decide.
     if unread.len() <= selected.len() {
-        unread.iter().find(|namespace| selected.contains(*namespace)).cloned()
+        unread.iter().find(|namespace| selected.contains(*namespace) && !failed.contains(*namespace)).cloned()
     } else {
-        selected.iter().find(|namespace| unread.contains(*namespace)).cloned()
+        selected.iter().find(|namespace| unread.contains(*namespace) && !failed.contains(*namespace)).cloned()
     }
 }

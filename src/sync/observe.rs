@@ -114,6 +114,7 @@ impl Observed {
         };
         let ends = matches!(change, Change::ListEnds);
         let changed = store.apply(change);
+        self.note_left(BTreeSet::new());
         let of_all = ends || changed.contains(&spec.from);
         let subject = Subject::Clone(clone);
         let mut targets: BTreeSet<_> = changed.into_iter().map(|namespace| Target { subject, namespace }).collect();
@@ -134,6 +135,7 @@ impl Observed {
     pub fn bundle(&mut self, change: Change<(NamespaceName, BundleState)>) -> BTreeSet<Target> {
         let ends = matches!(change, Change::ListEnds);
         let changed = self.bundles.apply(change);
+        self.note_left(BTreeSet::new());
         self.trust_targets(changed, ends)
     }
 

@@ -143,6 +143,9 @@ impl Restarts {
             tracing::warn!(object, namespace, "Deployment restarted too often; the next restart waits for a minute");
             time::sleep_until(due.into()).await;
         }
+        if !self.standings.is_active() {
+            return;
+        }
         for attempt in 0..ATTEMPTS {
             let result = self.restart(deployment, content).await;
             let word = result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok");
@@ -162,6 +165,10 @@ impl Restarts {
                     }
                     let pause = backoff::pause(attempt, Duration::from_millis(500), Duration::from_secs(30));
                     time::sleep(pause.max(problem.retry_after.unwrap_or_default())).await;
+                    // Another revision may have restarted it for newer content meanwhile.
+                    if !self.standings.is_active() {
+                        return;
+                    }
                 }
             }
         }

@@ -112,12 +112,13 @@ impl SecretState {
     }
 
     fn new(
-        metadata: ObjectMeta,
+        mut metadata: ObjectMeta,
         managers: &[ManagedFieldsEntry],
         secret_type: String,
         immutable: Option<bool>,
         shape: &Shape,
     ) -> Self {
+        forget_last_applied(&mut metadata);
         Self {
             digest: shape.digest(&secret_type),
             keys: shape.keys().cloned().collect(),

@@ -1,7 +1,7 @@
 //! The state of each object that is looked after: told once for each change, counted, and timed for the gate.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Instant,
 };
@@ -11,7 +11,7 @@ use super::{
     plan::Rest,
 };
 use crate::{
-    cluster::{Events, Occurrence, Regarding, Uid},
+    cluster::{Events, Occurrence, Reason, Regarding, Uid},
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::metrics::{CloneLabels, Metrics, StateLabels},
@@ -45,12 +45,25 @@ impl States {
         self.out_of_step.len() != before
     }
 
+    /// Notes that a clone is what its source is. Returns whether that is news.
+    pub fn falls_in_step(&mut self, target: &Target) -> bool {
+        self.key(target).is_some_and(|key| self.out_of_step.remove(&key).is_some())
+    }
+
+    /// Clones that something else keeps changing.
+    pub fn contended(&self) -> BTreeSet<(SecretName, NamespaceName)> {
+        let contended = self.by_target.iter().filter(|(_, state)| **state == Reason::Contended.as_str());
+        contended.filter_map(|(target, _)| self.key(target)).collect()
+    }
+
     /// Notes that nothing is to be done, and why. Returns whether admission has to know.
     pub fn note_rest(&mut self, target: &Target, rest: &Rest, now: Instant) -> bool {
         match rest {
             Rest::Synced | Rest::NotWanted | Rest::NamespaceAbsent | Rest::NamespaceTerminating => {
-                self.key(target).is_some_and(|key| self.out_of_step.remove(&key).is_some())
+                self.falls_in_step(target)
             }
+            // Said by the plan that another revision carries out.
+            Rest::Standby => false,
             _ => self.falls_out_of_step(target, now),
         }
     }

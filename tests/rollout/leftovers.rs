@@ -1,6 +1,6 @@
 //! What is found in a namespace that is not selected: deleted late, and only if this program wrote it.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -58,7 +58,6 @@ async fn what_looks_like_ours_is_not_deleted_and_what_is_ours_is_after_a_delay()
             |line: &Value| line["seconds"].is_number() && line["object"] == object && line["namespace"] == "former";
         tool.logged("that it waits", waits).await;
     }
-    assert!(cluster.secret("former", SECRET).await.is_some(), "not at the first look");
     let maps = |namespace: &str| Api::<ConfigMap>::namespaced(cluster.admin.clone(), namespace);
     wait::until("what was ours is gone", async || {
         let is_gone =
@@ -66,6 +65,16 @@ async fn what_looks_like_ours_is_not_deleted_and_what_is_ours_is_after_a_delay()
         is_gone.then_some(())
     })
     .await;
+    for object in [SECRET, TRUST] {
+        let of_former = |line: &&Value| line["object"] == object && line["namespace"] == "former";
+        let lines = tool.log_lines();
+        let at = |is_it: &dyn Fn(&&Value) -> bool| -> Timestamp {
+            let line = lines.iter().filter(of_former).find(is_it).unwrap();
+            line["timestamp"].as_str().unwrap().parse().unwrap()
+        };
+        let (found, deleted) = (at(&|line| line["seconds"].is_number()), at(&|line| line["action"] == "delete"));
+        assert!(deleted.duration_since(found).as_secs() >= 3, "{object} was deleted {deleted}, and found {found}");
+    }
     assert!(cluster.secret("tenant", SECRET).await.is_some());
     for namespace in ["tenant", SOURCE_NAMESPACE] {
         assert!(maps(namespace).get_opt(TRUST).await.unwrap().is_some(), "{namespace}");

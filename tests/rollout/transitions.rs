@@ -24,8 +24,8 @@ runnerNamespaces:
   names: [gitlab-runner, builds]
   selectors: [{matchLabels: {runner: 'yes'}}]
 clones:
-  - {secret: gitlab-gitlab-runner-secret, from: gitlab}
-  - {secret: company-certs, from: infra}
+  - {secret: gitlab-gitlab-runner-secret, from: gitlab, labels: {team: ci}}
+  - {secret: company-certs, from: infra, labels: {team: other}}
 ";
 
 /// A change of the configuration: what it is, before, and after. `gitlab-runner` is a runner namespace in all of them.
@@ -112,7 +112,7 @@ impl Transition<'_> {
         self.rotate().await;
         let old = self.revisions.start(&self.revisions.roll_out(&names[0]).await, configs[0]).await;
         stands(&old, "active").await;
-        self.follows(configs[0]).await;
+        self.follows(configs[0], &old).await;
         self.route_to(&[&old]).await;
         self.a_job_has_trust().await;
 
@@ -125,7 +125,7 @@ impl Transition<'_> {
         let end = Instant::now() + side_by_side;
         for _ in 0..ROTATIONS {
             self.rotate().await;
-            self.follows(configs[1]).await;
+            self.follows(configs[1], &new).await;
             for _ in 0..4 {
                 self.a_job_has_trust().await;
                 self.a_manager_is_let_in().await;
@@ -138,7 +138,7 @@ impl Transition<'_> {
         self.route_to(&[&new]).await;
         assert!(old.stop().await.success());
         self.a_job_has_trust().await;
-        self.follows(configs[1]).await;
+        self.follows(configs[1], &new).await;
 
         for (object, history, expected) in [("clone", &clones, ROTATIONS), ("trust bundle", &bundles, 0)] {
             for namespace in [RUNNER_NAMESPACE, "builds", "labelled"] {
@@ -165,7 +165,7 @@ impl Transition<'_> {
     }
 
     /// Waits until the clone in `gitlab-runner` is what follows from a configuration.
-    async fn follows(&self, config: &str) {
+    async fn follows(&self, config: &str, writer: &Tool) {
         let from = if config.contains("from: vault") { "vault" } else { "gitlab" };
         let source = self.cluster.secret(from, SECRET).await.unwrap();
         let has_labels = |clone: &Secret| {
@@ -173,9 +173,17 @@ impl Transition<'_> {
             let wanted = ["ci", "other"].into_iter().find(|value| config.contains(&format!("team: {value}")));
             wanted.is_none_or(|wanted| team.as_deref() == Some(wanted))
         };
-        self.cluster
-            .secret_that("follows", RUNNER_NAMESPACE, SECRET, |clone| clone.data == source.data && has_labels(clone))
-            .await;
+        let follows = async || {
+            let clone = self.cluster.secret(RUNNER_NAMESPACE, SECRET).await?;
+            (clone.data == source.data && has_labels(&clone)).then_some(())
+        };
+        let started = Instant::now();
+        wait::within(2 * wait::PATIENCE, "the clone follows", async || {
+            let told = format!("{}: the clone does not follow; the writer's log:\n{}", self.what, writer.log_text());
+            assert!(started.elapsed() < wait::PATIENCE, "{told}");
+            follows().await
+        })
+        .await;
     }
 
     async fn route_to(&self, tools: &[&Tool]) {

@@ -102,6 +102,8 @@ impl Driver {
     }
 
     pub(super) fn set_state(&mut self, target: &Target, state: &'static str, detail: &str) {
+        // Admission has to know what is contended.
+        self.stale = true;
         let uid = self.observed.uid(target);
         self.states.set(target, state, Some(detail), uid);
     }
@@ -137,7 +139,7 @@ impl Driver {
             self.tell_content(&target.namespace);
         }
         let uid = self.observed.uid(target);
-        self.stale |= self.states.note_rest(target, rest, Instant::now());
+        self.stale |= self.states.note_rest(target, rest, Instant::now()) || contended.is_some();
         match (contended, rest) {
             // Right for now, and the next one to change it is about to come.
             (Some(_), Rest::Synced) => self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid),
