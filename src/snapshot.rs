@@ -34,6 +34,9 @@ pub struct Snapshot {
     pub trust: BTreeMap<NamespaceName, Trust>,
     /// The namespaces whose trust bundle is about to be put right.
     pub trust_unsettled: BTreeSet<NamespaceName>,
+    /// Those of these bundles that do not follow from the certificates and the configuration of now: what was right a moment
+    /// ago, or what another revision publishes. They may have other files.
+    pub trust_former: BTreeSet<NamespaceName>,
     /// Runner namespaces that are there.
     pub namespaces: BTreeSet<NamespaceName>,
     /// Whether `namespaces` and the clones in them are completely known.
@@ -42,8 +45,8 @@ pub struct Snapshot {
     pub out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
     /// Clones that something else keeps changing: their content may be anybody's until they are repaired.
     pub contended: BTreeSet<(SecretName, NamespaceName)>,
-    /// Whether a newer revision of our Deployment writes: what it writes may follow from another configuration.
-    pub is_superseded: bool,
+    /// Whether another revision of our Deployment writes: what it writes may follow from another configuration.
+    pub is_passive: bool,
     /// The way back: clones of which a read showed something else than stands here.
     pub doubts: Doubts,
 }

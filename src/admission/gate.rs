@@ -199,7 +199,7 @@ impl Gate {
     /// One quorum read of both, shared by all who ask before it begins.
     async fn look(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Look {
         let key = (spec.secret.clone(), namespace.clone());
-        let is_superseded = self.snapshot.load().is_superseded;
+        let is_passive = self.snapshot.load().is_passive;
         let looking = self.reads.run(&key, || async {
             let name = spec.secret.as_str();
             let read = async {
@@ -214,8 +214,8 @@ impl Gate {
             let state = match clone {
                 None => State::CloneMissing,
                 Some(clone) if same_content(&source, &clone) => State::Current,
-                // A newer revision has another source for it, and answers for that.
-                Some(clone) if is_superseded && names_another_source(&clone.metadata, spec) => State::Current,
+                // Another revision has another source for it, and answers for that.
+                Some(clone) if is_passive && names_another_source(&clone.metadata, spec) => State::Current,
                 Some(_) => State::Stale,
             };
             Look { state, source_version: source.metadata.resource_version.clone() }

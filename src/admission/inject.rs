@@ -174,16 +174,16 @@ fn order<'a>(
     let certs = snapshot.certs.get(namespace);
     if kind == Kind::Job {
         return match (snapshot.trust.get(namespace), certs) {
-            // What a newer revision publishes is right, whatever Secret it is made of.
-            (Some(trust), _) if snapshot.is_superseded => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
+            // What another revision publishes is right, whatever Secret it is made of.
+            (Some(trust), _) if snapshot.is_passive => {
+                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             // What is there without its Secret is about to be deleted.
             (Some(trust), None) if !snapshot.knows_certs(namespace) => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
+                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.is_superseded, config)))
+                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),

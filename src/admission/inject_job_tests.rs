@@ -65,7 +65,11 @@ fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
         (config("certs: {publicRoots: none}"), lone(false), "SSL_CERT_DIR"),
     ] {
         // Its Secret has another name, too: this configuration's is not there.
-        let snapshot = Snapshot { is_superseded: true, ..seen(None, Some(trust)) };
+        let snapshot = Snapshot {
+            is_passive: true,
+            trust_former: std::collections::BTreeSet::from(["ns".parse().unwrap()]),
+            ..seen(None, Some(trust))
+        };
         let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &snapshot, &config));
         let variables = trusts(&pod["spec"]["containers"][0]).1;
         assert!(variables.iter().any(|line| line.starts_with(variable)), "{variable}: {variables:?}");

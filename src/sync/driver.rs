@@ -364,7 +364,7 @@ impl Driver {
             out_of_step: self.states.out_of_step().clone(),
             doubts: self.doubts.clone(),
             contended: self.states.contended(),
-            is_superseded: self.standings.is_superseded(),
+            is_passive: !self.standings.is_active(),
         };
         let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, beside);
         self.snapshot.store(Arc::new(snapshot));

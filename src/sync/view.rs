@@ -17,12 +17,12 @@ pub(super) struct Beside {
     pub(super) out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
     pub(super) contended: BTreeSet<(SecretName, NamespaceName)>,
     pub(super) doubts: Doubts,
-    pub(super) is_superseded: bool,
+    pub(super) is_passive: bool,
 }
 
 /// The cluster as the stores have it.
 pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, beside: Beside) -> Snapshot {
-    let Beside { out_of_step, contended, doubts, is_superseded } = beside;
+    let Beside { out_of_step, contended, doubts, is_passive } = beside;
     let view = |clone| match observed.source(config, clone) {
         SourceView::NotLoaded => snapshot::SourceView::NotLoaded,
         SourceView::Missing => snapshot::SourceView::Missing,
@@ -32,45 +32,54 @@ pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, 
     let certs = observed.all_certs();
     let all = || certs.into_iter().flatten();
     let (read, unread) = (all().filter(|(_, state)| !state.is_unread), all().filter(|(_, state)| state.is_unread));
-    let (trust, trust_unsettled) = bundles(config, observed, shown, is_superseded);
+    let Bundles { trust, trust_former, trust_unsettled } = bundles(config, observed, shown, is_passive);
     Snapshot {
         sources: sources.map(|(clone, spec)| (spec.secret.clone(), (spec.from.clone(), view(clone)))).collect(),
         certs: read.map(|(name, state)| (name.clone(), state.certs.clone())).collect(),
         certs_unread: unread.map(|(name, _)| name.clone()).collect(),
         certs_loaded: certs.is_some(),
         trust,
+        trust_former,
         trust_unsettled,
         namespaces: observed.all_namespaces(),
         clones_loaded: observed.clones_loaded(),
         out_of_step,
         contended,
         doubts,
-        is_superseded,
+        is_passive,
     }
 }
 
-/// The trust bundles that pods are given, and the namespaces where one is about to be put right.
-fn bundles(
-    config: &Config,
-    observed: &Observed,
-    shown: &mut Shown,
-    is_superseded: bool,
-) -> (BTreeMap<NamespaceName, Trust>, BTreeSet<NamespaceName>) {
-    let (mut given, mut unsettled) = (BTreeMap::new(), BTreeSet::new());
-    let Some(certs) = observed.all_certs() else { return (given, unsettled) };
+/// The trust bundles that pods are given, those of them that are former ones, and the namespaces where one is about to be
+/// put right.
+#[derive(Default)]
+struct Bundles {
+    trust: BTreeMap<NamespaceName, Trust>,
+    trust_former: BTreeSet<NamespaceName>,
+    trust_unsettled: BTreeSet<NamespaceName>,
+}
+
+fn bundles(config: &Config, observed: &Observed, shown: &mut Shown, is_passive: bool) -> Bundles {
+    let mut found = Bundles::default();
+    let Some(certs) = observed.all_certs() else { return found };
     shown.note(certs);
     for (namespace, bundle) in observed.all_bundles() {
-        // What a newer revision publishes follows from a configuration that this one does not know.
-        if is_superseded && bundle.is_managed() && bundle.was_ours() {
-            given.insert(namespace.clone(), bundle.trust);
-            continue;
+        let certs = certs.get(namespace);
+        // What another revision publishes follows from a configuration that this one does not know. Until this one has
+        // written its own, it goes on being right.
+        let is_of_other = is_passive && bundle.is_managed() && bundle.was_ours();
+        if is_of_other {
+            shown.adopt(namespace, bundle);
         }
-        let Some(certs) = certs.get(namespace) else { continue };
-        if bundle.is_ours(&config.certs_secret_name) && shown.accepts(namespace, bundle, certs) {
-            given.insert(namespace.clone(), bundle.trust);
-        } else if certs.bundle.is_some() {
-            unsettled.insert(namespace.clone());
+        let is_right = |certs| bundle.is_ours(&config.certs_secret_name) && shown.accepts(namespace, bundle, certs);
+        if is_of_other || certs.is_some_and(is_right) {
+            found.trust.insert(namespace.clone(), bundle.trust);
+            if !certs.is_some_and(|certs| bundle.has_content_of(&certs.bundle)) {
+                found.trust_former.insert(namespace.clone());
+            }
+        } else if certs.is_some_and(|certs| certs.bundle.is_some()) {
+            found.trust_unsettled.insert(namespace.clone());
         }
     }
-    (given, unsettled)
+    found
 }

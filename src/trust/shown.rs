@@ -34,6 +34,15 @@ impl Shown {
         }
     }
 
+    /// What another revision published is right until what this process wants has been seen.
+    pub fn adopt(&mut self, namespace: &NamespaceName, bundle: &BundleState) {
+        let right = self.right.entry(namespace.clone()).or_default();
+        if right.last() != Some(bundle.content()) {
+            right.drain(..right.len().saturating_sub(1));
+            right.insert(0, bundle.content().clone());
+        }
+    }
+
     /// Whether pods may be given a bundle. What followed from the certificates a moment ago is shown until what follows
     /// now has been seen, and never again. Where certificates cannot be read, it is the last that was right; where none
     /// was ever seen to be, because this process came later, the one that was found first.
@@ -95,6 +104,20 @@ mod tests {
             self.0.note(&BTreeMap::from([(self.1.clone(), certs.clone())]));
             self.0.accepts(&self.1, bundle, certs)
         }
+    }
+
+    #[test]
+    fn what_another_revision_published_is_shown_until_this_one_has_written_its_own() {
+        let namespace: NamespaceName = "n".parse().unwrap();
+        let ((certs, own), (_, others), (_, hostile)) = (pair(), pair(), pair());
+        let mut shown = Shown::default();
+        shown.note(&BTreeMap::from([(namespace.clone(), certs.clone())]));
+        assert!(!shown.accepts(&namespace, &others, &certs), "this one writes");
+        shown.adopt(&namespace, &others);
+        assert!(shown.accepts(&namespace, &others, &certs) && !shown.accepts(&namespace, &hostile, &certs));
+        shown.note(&BTreeMap::from([(namespace.clone(), certs.clone())]));
+        assert!(shown.accepts(&namespace, &others, &certs), "not written yet");
+        assert!(shown.accepts(&namespace, &own, &certs) && !shown.accepts(&namespace, &others, &certs), "it is now");
     }
 
     #[test]

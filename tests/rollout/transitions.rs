@@ -113,6 +113,9 @@ impl Transition<'_> {
         let old = self.revisions.start(&self.revisions.roll_out(&names[0]).await, configs[0]).await;
         stands(&old, "active").await;
         self.follows(configs[0], &old).await;
+        // Of the first one, there is no bundle yet.
+        let bundles: Api<ConfigMap> = Api::namespaced(self.cluster.admin.clone(), RUNNER_NAMESPACE);
+        wait::until("there is a trust bundle", async || bundles.get_opt(TRUST).await.unwrap()).await;
         self.route_to(&[&old]).await;
         self.a_job_has_trust().await;
 

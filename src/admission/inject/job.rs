@@ -36,16 +36,16 @@ pub(super) struct Order<'a> {
 }
 
 impl<'a> Order<'a> {
-    /// With variables for those files only that the trust bundle has. One of another revision may have its files for the
-    /// other way only; then that is taken.
-    pub(super) fn new(trust: Trust, is_of_another_revision: bool, config: &'a Config) -> Self {
+    /// With variables for those files only that the trust bundle has. A former one, or one of another revision, may have its
+    /// files for the other way only; then that is taken.
+    pub(super) fn new(trust: Trust, is_former: bool, config: &'a Config) -> Self {
         let file = |key: &str| format!("{MOUNT_TRUST}/{key}");
         let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(KEY_CA)));
         let mut variables: Vec<_> = additive.collect();
         let wants_bundle = config.public_roots == PublicRoots::Builtin;
-        if trust.has_bundle && (wants_bundle || is_of_another_revision && !trust.has_hashes) {
+        if trust.has_bundle && (wants_bundle || is_former && !trust.has_hashes) {
             variables.extend(config.variables.replacing.iter().map(|name| (name.as_str(), file(KEY_BUNDLE))));
-        } else if trust.has_hashes && (!wants_bundle || is_of_another_revision) {
+        } else if trust.has_hashes && (!wants_bundle || is_former) {
             variables.push((DIRECTORY_VARIABLE, format!("{MOUNT_TRUST}:{DIRECTORIES_OF_IMAGES}")));
         }
         Self { services: config.inject.services, variables }
