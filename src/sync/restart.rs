@@ -52,6 +52,8 @@ pub(super) struct Restarts {
     requests: Requests,
     standings: Standings,
     brakes: HashMap<(NamespaceName, DeploymentName), Brake<()>>,
+    /// Where content changed while another revision of our Deployment wrote.
+    missed: HashSet<NamespaceName>,
     deployments: BTreeSet<DeploymentName>,
     metrics: Metrics,
     contents: mpsc::UnboundedReceiver<Content>,
@@ -68,6 +70,7 @@ pub(super) fn channel(config: Arc<Config>, requests: Requests, metrics: Metrics)
             requests,
             standings: Standings::fixed(Standing::Active),
             brakes: HashMap::new(),
+            missed: HashSet::new(),
             deployments,
             metrics,
             contents,
@@ -124,11 +127,17 @@ impl Restarts {
                 latest.insert(content.namespace.clone(), content);
             }
             let deployments = self.deployments.clone();
-            for content in latest.values() {
-                for deployment in &deployments {
-                    if self.standings.is_active() {
-                        self.see_to(deployment, content).await;
+            for mut content in latest.into_values() {
+                content.changed |= self.missed.remove(&content.namespace);
+                if !self.standings.is_active() {
+                    // Who writes sees to it. Should that end before it did, this replica does when it takes over.
+                    if content.changed {
+                        self.missed.insert(content.namespace);
                     }
+                    continue;
+                }
+                for deployment in &deployments {
+                    self.see_to(deployment, &content).await;
                 }
             }
         }
