@@ -22,24 +22,24 @@
 //! **Certificates** ([`pki`]) stand beside both: a loop keeps the serving CA in its Secret, the leaf in memory, and
 //! `caBundle` in the webhook configurations in step.
 //!
+//! All may know `names` and the small ones without brackets.
+//!
 //! | module | what it is | may know |
 //! |---|---|---|
 //! | [`names`] | every name that code and manifests share | nothing |
-//! | [`config`] | file and flags, parsed into what can be acted on | `names` |
-//! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config`, `names` |
-//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve, which revision writes | `config`, `names`, `telemetry` |
+//! | [`config`] | file and flags, parsed into what can be acted on | nothing |
+//! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config` |
+//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve, which revision writes | `config`, `shutdown`, `telemetry` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
-//! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `snapshot`, `trust` |
-//! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `trust` |
-//! | [`pki`] | our own CA, the leaf, `caBundle` | `cluster`, `config`, `server` |
-//! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `shutdown` |
-//! | [`telemetry`] | logs, metrics, health | `config`, `names` |
+//! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `shutdown`, `snapshot`, `telemetry`, `trust` |
+//! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `sync`, `telemetry`, `trust` |
+//! | [`pki`] | our own CA, the leaf, `caBundle` | `cluster`, `config`, `server`, `shutdown`, `telemetry` |
+//! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |
+//! | [`telemetry`] | logs, metrics, health | `config` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
-//! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config`, `names` |
-//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `json`, `manifests`, `shutdown` |
-//! | `json` | what is read of raw JSON | nothing |
-//! | `brake`, `backoff`, `digest`, `pem`, `crypto` | when something is written or tried again; content, certificates, cryptography | nothing |
-//! | `wiped` | Secret data that is overwritten before its memory is given back | `names` |
+//! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config` |
+//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `manifests`, `shutdown` |
+//! | `backoff`, `brake`, `crypto`, `digest`, `json`, `pem`, `wiped` | when something is tried or written again; cryptography, content, raw JSON, certificates, Secret data that is overwritten | nothing |
 //! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!

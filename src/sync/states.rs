@@ -69,15 +69,15 @@ impl States {
     }
 
     /// Notes a state; one log line for each change, and an Event when somebody has to do something, or no longer.
-    /// `uid` is the object's, if it is there.
-    pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>, uid: Option<&str>) {
+    /// `uid` is the object's, if it is there. Returns whether admission has to know: it is contended now, or no longer.
+    pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>, uid: Option<&str>) -> bool {
         let former = if state == Rest::NotWanted.reason() {
             self.by_target.remove(target)
         } else {
             self.by_target.insert(target.clone(), state)
         };
         if former == Some(state) {
-            return;
+            return false;
         }
         if let Some(former) = former {
             self.count(target, former, -1);
@@ -96,6 +96,8 @@ impl States {
             }
             (None, _) => tracing::debug!(object, namespace, state, "first state"),
         }
+        let contended = Reason::Contended.as_str();
+        state == contended || former == Some(contended)
     }
 
     fn tell(

@@ -102,10 +102,8 @@ impl Driver {
     }
 
     pub(super) fn set_state(&mut self, target: &Target, state: &'static str, detail: &str) {
-        // Admission has to know what is contended.
-        self.stale = true;
         let uid = self.observed.uid(target);
-        self.states.set(target, state, Some(detail), uid);
+        self.stale |= self.states.set(target, state, Some(detail), uid);
     }
 
     pub(super) fn rest(&mut self, target: &Target, rest: &Rest) {
@@ -139,12 +137,12 @@ impl Driver {
             self.tell_content(&target.namespace);
         }
         let uid = self.observed.uid(target);
-        self.stale |= self.states.note_rest(target, rest, Instant::now()) || contended.is_some();
-        match (contended, rest) {
+        self.stale |= self.states.note_rest(target, rest, Instant::now());
+        self.stale |= match (contended, rest) {
             // Right for now, and the next one to change it is about to come.
             (Some(_), Rest::Synced) => self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid),
             _ => self.states.set(target, rest.reason(), detail.as_deref(), uid),
-        }
+        };
     }
 
     /// Which content the clones of a namespace have, for Deployments that are restarted by that.
