@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     backoff,
     brake::{Brake, Rival},
+    cluster::{Problem, Reason},
 };
 
 /// So long may the watch take to bring what was written, before it is looked at anew.
@@ -57,6 +58,14 @@ impl Pause {
     pub fn echo(&mut self) {
         let now = Instant::now();
         (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
+    }
+
+    /// After a request that failed. A conflict: another replica was first, and the watch brings what it wrote.
+    pub fn after(&mut self, problem: &Problem) {
+        match problem.reason {
+            Reason::Conflict => self.echo(),
+            _ => self.after_failure(problem.retry_after),
+        }
     }
 
     /// Later, the more failures the later, and not before the API server wants it.

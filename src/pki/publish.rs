@@ -46,6 +46,8 @@ pub struct Registration {
     /// change theirs.
     webhooks: Vec<(String, Vec<u8>)>,
     owned: Owned,
+    /// Its `resourceVersion`.
+    version: Option<String>,
 }
 
 /// Where our field manager is in the `managedFields` of an object.
@@ -112,12 +114,17 @@ impl Publisher {
             let found: Found = serde_json::from_str(raw.json)?;
             let webhooks = found.webhooks.into_iter().flatten();
             let entries = webhooks.map(|webhook| entry(webhook.name, webhook.client_config.ca_bundle));
-            Ok(Some(Registration { webhooks: entries.collect(), owned: Owned::of(&raw.managed_fields) }))
+            Ok(Some(Registration {
+                webhooks: entries.collect(),
+                owned: Owned::of(&raw.managed_fields),
+                version: raw.metadata.resource_version.clone(),
+            }))
         })
         .boxed()
     }
 
     /// Puts `caBundle` into the webhooks that were seen, where it is another, and touches nothing else. Owns no field then.
+    /// Fails with a conflict if the configuration is no longer as it was seen: another replica may have been first.
     pub async fn publish(&self, kind: Kind, seen: &Registration, ca_bundle: &str) -> Result<(), Problem> {
         match kind {
             Kind::Mutating => self.publish_as::<MutatingWebhookConfiguration>(seen, ca_bundle).await,
@@ -137,7 +144,7 @@ impl Publisher {
             let names = seen.webhooks.iter().map(|(name, _)| name);
             let webhooks: Vec<_> =
                 names.map(|name| json!({"name": name, "clientConfig": {"caBundle": ca_bundle}})).collect();
-            let applied = json!({"webhooks": webhooks});
+            let applied = json!({"metadata": {"resourceVersion": seen.version}, "webhooks": webhooks});
             let stored = self.requests.apply_cluster::<K>(FIELD_MANAGER_CA_BUNDLE, &self.name, applied).await?;
             Owned::of(stored.managed_fields.as_deref().unwrap_or_default())
         };

@@ -167,8 +167,7 @@ impl Rotation {
 
     /// When the first pause ends that has not ended yet.
     fn next_due(&self) -> Option<Instant> {
-        let pauses = [&self.mutating.pause, &self.validating.pause, &self.store_pause].into_iter();
-        pauses.filter_map(Pause::due).min()
+        [&self.mutating.pause, &self.validating.pause, &self.store_pause].into_iter().filter_map(Pause::due).min()
     }
 
     fn side(&mut self, kind: Kind) -> &mut Side {
@@ -308,10 +307,8 @@ impl Rotation {
                 let cause = cause.as_str();
                 info!(object, cause, ca = %keyring.current.id(), "CA Secret written");
             }
-            // Another replica was first: the watch brings what it wrote.
-            Err(problem) if problem.reason == Reason::Conflict => self.store_pause.echo(),
             Err(problem) => {
-                self.store_pause.after_failure(problem.retry_after);
+                self.store_pause.after(&problem);
                 self.complain(object, problem);
             }
         }
@@ -330,8 +327,8 @@ impl Rotation {
                 self.read(seen.map(Box::new));
             }
             Err(problem) => {
-                self.mutating.pause.after_failure(problem.retry_after);
-                self.validating.pause.after_failure(problem.retry_after);
+                self.mutating.pause.after(&problem);
+                self.validating.pause.after(&problem);
                 return self.complain(self.store.object(), problem);
             }
         }
@@ -348,7 +345,7 @@ impl Rotation {
                     info!(object, "caBundle written");
                 }
                 Err(problem) => {
-                    self.side(kind).pause.after_failure(problem.retry_after);
+                    self.side(kind).pause.after(&problem);
                     self.complain(object, problem);
                 }
             }
@@ -454,8 +451,11 @@ impl Rotation {
         self.metrics.writes.get_or_create(&WriteLabels { object, action, result }).inc();
     }
 
-    /// Logs a problem with an object, once for each change of its words.
+    /// Logs a problem with an object, once for each change of its words. That another replica was first is none.
     fn complain(&mut self, object: String, problem: Problem) {
+        if problem.reason == Reason::Conflict {
+            return;
+        }
         if self.problems.get(&object).map(ToString::to_string) != Some(problem.to_string()) {
             warn!(object, reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
         }
