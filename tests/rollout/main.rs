@@ -9,6 +9,7 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
+mod binaries;
 mod contention;
 mod history;
 mod leftovers;

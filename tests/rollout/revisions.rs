@@ -65,7 +65,12 @@ impl<'a> Revisions<'a> {
 
     /// A process of a revision.
     pub async fn start(&self, hash: &str, config: &str) -> Tool {
-        let builder = self.cluster.tool(BINARY).await.config(config).flag("--namespace", APP);
+        self.start_binary(BINARY, hash, config).await
+    }
+
+    /// A process of a revision, which is another build.
+    pub async fn start_binary(&self, binary: &str, hash: &str, config: &str) -> Tool {
+        let builder = self.cluster.tool(binary).await.config(config).flag("--namespace", APP);
         builder.flag("--pod-template-hash", hash).start().await
     }
 }

@@ -1,4 +1,4 @@
-//! Every change of the configuration as a rollout: the old replica and the new one live side by side, then the old one
+//! Every change of the configuration as a rollout of another build: the old replica and the new one live side by side, then the old one
 //! ends; and back again.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -13,7 +13,8 @@ use test_support::{
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::{
-    CERTS, TRUST,
+    BINARY, CERTS, TRUST,
+    binaries::ANOTHER,
     history::History,
     revisions::{Revisions, stands},
 };
@@ -28,8 +29,9 @@ clones:
   - {secret: company-certs, from: infra, labels: {team: other}}
 ";
 
-/// A change of the configuration: what it is, before, and after. `gitlab-runner` is a runner namespace in all of them.
-const TRANSITIONS: [(&str, &str, &str); 10] = [
+/// A change of the configuration, made together with a change of the binary: what it is, before, and after. `gitlab-runner` is a runner namespace in all of them.
+const TRANSITIONS: [(&str, &str, &str); 11] = [
+    ("the binary only", "", ""),
     ("the public roots", "", "certs: {publicRoots: none}"),
     ("a namespace is added", "", "runnerNamespaces: {names: [gitlab-runner, builds]}"),
     (
@@ -91,11 +93,12 @@ async fn go_through_all(side_by_side: Duration) {
     cluster.register_webhooks(balancer.port, "Fail").await;
     let revisions = Revisions::new(&cluster).await;
     for (number, (what, before, after)) in TRANSITIONS.iter().enumerate() {
-        for (direction, (before, after)) in [("there", (before, after)), ("back", (after, before))] {
+        let [here, there] = [(BINARY, *before), (ANOTHER.as_str(), *after)];
+        for (direction, programs) in [("there", [here, there]), ("back", [there, here])] {
             let what = format!("{what}, {direction}");
-            let names = [format!("{number}-{before}"), format!("{number}-{after}")];
+            let names = programs.map(|(binary, config)| format!("{number}-{binary}-{config}"));
             let transition = Transition { cluster: &cluster, balancer: &balancer, revisions: &revisions, what: &what };
-            transition.take([before, after], &names, side_by_side).await;
+            transition.take(programs, &names, side_by_side).await;
         }
     }
 }
@@ -108,9 +111,12 @@ struct Transition<'a> {
 }
 
 impl Transition<'_> {
-    async fn take(&self, configs: [&str; 2], names: &[String; 2], side_by_side: Duration) {
+    /// From one binary and configuration to the other.
+    async fn take(&self, programs: [(&str, &str); 2], names: &[String; 2], side_by_side: Duration) {
+        let configs = programs.map(|(_, config)| config);
         self.rotate().await;
-        let old = self.revisions.start(&self.revisions.roll_out(&names[0]).await, configs[0]).await;
+        let old_hash = self.revisions.roll_out(&names[0]).await;
+        let old = self.revisions.start_binary(programs[0].0, &old_hash, configs[0]).await;
         stands(&old, "active").await;
         self.follows(configs[0], &old).await;
         // Of the first one, there is no bundle yet.
@@ -121,7 +127,7 @@ impl Transition<'_> {
 
         let (clones, bundles) = self.histories().await;
         let new_hash = self.revisions.roll_out(&names[1]).await;
-        let new = self.revisions.start(&new_hash, configs[1]).await;
+        let new = self.revisions.start_binary(programs[1].0, &new_hash, configs[1]).await;
         stands(&new, "active").await;
         stands(&old, "superseded").await;
         self.route_to(&[&old, &new]).await;
