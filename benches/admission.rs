@@ -248,7 +248,7 @@ fn serve(router: Router) -> Peer {
     let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").unwrap();
     let address = socket.local_addr().unwrap();
     let (trigger, shutdown) = shutdown::channel();
-    let server = Server::https(socket, router, certificate, Metrics::new()).unwrap();
+    let server = Server::https(socket, router, certificate, None, Metrics::new()).unwrap();
     tokio::spawn(server.serve(shutdown, PATIENCE));
     Peer::new(address, &serving, folder, Some(trigger))
 }

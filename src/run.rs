@@ -14,7 +14,7 @@ use crate::{
     config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
     pki::{self, CertificateFiles, FileCertificate, Rotation, Trouble},
-    server::{AppState, Certificate, HandOver, Server, bind, probe_router, webhook_router},
+    server::{AppState, Certificate, ClientCa, HandOver, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
     sync::Driver,
@@ -57,6 +57,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             Way::Files(Box::new(files.telling(Trouble::new(events.clone(), namespace.clone()))))
         }
     };
+    let client_ca = settings.client_ca.clone().map(ClientCa::load).transpose()?;
     let clients = cluster::connect(settings.kubeconfig.as_deref()).await?;
 
     let (trigger, shutdown) = shutdown::channel();
@@ -69,22 +70,26 @@ pub async fn run(settings: Settings) -> Result<()> {
     let teller = Teller::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
-    let webhook =
-        Server::https(webhook_socket, webhook_router(state.clone()), Arc::clone(&certificate), metrics.clone())
-            .context("no TLS")?;
+    let router = webhook_router(state.clone());
+    let webhook = Server::https(webhook_socket, router, Arc::clone(&certificate), client_ca.clone(), metrics.clone())
+        .context("no TLS")?;
     let traffic = webhook.traffic();
     let probes = Server::http(probe_socket, probe_router(state), metrics.clone());
-    let mut tasks = Tasks::default();
-    let fresh = match way {
-        Way::Files(files) => Some(tokio::spawn(files.keep_fresh(settings.tls_reload))),
+    let (mut tasks, mut readers) = (Tasks::default(), JoinSet::new());
+    if let Some(client_ca) = client_ca {
+        readers.spawn(client_ca.keep_fresh(settings.tls_reload));
+    }
+    match way {
+        Way::Files(files) => {
+            readers.spawn(files.keep_fresh(settings.tls_reload));
+        }
         Way::SelfManaged(options) => {
             let (clock, metrics, events) = (pki::Clock::system(), metrics.clone(), events.clone());
             let rotation = Rotation::new(options, clock, &clients, certificate, &health, metrics, events);
             let rotation = rotation.with_standings(standings.clone());
             tasks.spawn("certificate rotation", rotation.run(shutdown.clone()));
-            None
         }
-    };
+    }
     tasks.spawn("events", teller.run(shutdown.clone()));
     if let Some(revisions) = revisions {
         tasks.spawn("revisions", revisions.run(shutdown.clone()));
@@ -111,9 +116,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         ended = tasks.ended() => Err(before_shutdown(&ended)),
     };
     trigger.request();
-    if let Some(fresh) = fresh {
-        fresh.abort();
-    }
+    readers.abort_all();
     tokio::select! {
         () = tasks.all_ended() => {}
         () = signals.again() => return Ok(()),

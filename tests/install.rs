@@ -73,10 +73,11 @@ fn every_day((resources, components): &Combination) -> bool {
     components.len() <= few || components.len() >= OPTIONAL.len()
 }
 
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 6] = [
     "generated/namespaced-rbac",
     "components/network-policy",
     "components/flow-schema",
+    "components/client-ca",
     "components/monitoring",
     "components/big-bang",
 ];
@@ -99,7 +100,7 @@ fn combinations() -> Vec<Combination> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "soak: 194 builds"]
+#[ignore = "soak: 386 builds"]
 async fn soak_every_subset_of_the_components_is_accepted() {
     let cluster = Cluster::start().await;
     for namespace in [SOURCE_NAMESPACE, RUNNER_NAMESPACE] {

@@ -418,6 +418,7 @@ fn the_files_are_where_the_flags_look_for_them() {
         (overlay("minimal"), false),
         (with_component("components/tls-files"), true),
         (with_component("components/cert-manager"), true),
+        (with_component("components/client-ca"), false),
     ] {
         let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
         let settings = settings_of(&pod["containers"][0]);
@@ -429,9 +430,13 @@ fn the_files_are_where_the_flags_look_for_them() {
             (account.join("ca.crt"), "configMap kube-root-ca.crt", "ca.crt"),
             (account.join("namespace"), "downwardAPI", ""),
         ];
-        let mode =
-            list(&pod["containers"][0]["env"]).iter().find(|variable| variable["name"] == "GITLAB_RUNNER_WEBHOOK_TLS");
-        assert_eq!(mode.is_some_and(|mode| mode["value"] == "files"), has_certificate);
+        let environment = list(&pod["containers"][0]["env"]);
+        let value =
+            |name: &str| environment.iter().find(|variable| variable["name"] == name).map(|found| &found["value"]);
+        assert_eq!(value("GITLAB_RUNNER_WEBHOOK_TLS").is_some_and(|mode| mode == "files"), has_certificate);
+        if let Some(file) = value("GITLAB_RUNNER_WEBHOOK_CLIENT_CA") {
+            expected.push((text(file).into(), "configMap gitlab-runner-webhook-client-ca", "ca.crt"));
+        }
         if has_certificate {
             expected.extend([(settings.tls_cert, tls.as_str(), "tls.crt"), (settings.tls_key, &tls, "tls.key")]);
         }

@@ -315,7 +315,7 @@ fn adds_a_container(cluster: &Cluster) -> u16 {
     let socket = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
     let port = socket.local_addr().unwrap().port();
     let router = Router::new().route("/add", post(answer));
-    let server = Server::https(socket, router, certificate, metrics).unwrap();
+    let server = Server::https(socket, router, certificate, None, metrics).unwrap();
     let (trigger, shutdown) = shutdown::channel();
     tokio::spawn(async move {
         server.serve(shutdown, Duration::ZERO).await;

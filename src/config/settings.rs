@@ -82,10 +82,15 @@ pub struct Settings {
     )]
     pub tls_key: PathBuf,
 
-    /// With files: how often they are looked at.
+    /// How often the files of --tls files and --client-ca are looked at.
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_TLS_RELOAD",
           default_value = "10", value_parser = seconds)]
     pub tls_reload: Duration,
+
+    /// CA of the client certificates (PEM) without which nobody may call the webhook, for API servers that show one. Read
+    /// again when it changes. Without it, whoever reaches the port may call.
+    #[arg(long, value_name = "FILE", env = "GITLAB_RUNNER_WEBHOOK_CLIENT_CA")]
+    pub client_ca: Option<PathBuf>,
 
     /// How long one watch lasts before it is opened anew; a silent one is noticed 5 s later.
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_WATCH_TIMEOUT",

@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::{
+    client_ca::ClientCa,
     connection::{Shared, converse},
     connections::{Connections, Slot},
     limits::Limits,
@@ -98,7 +99,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// HTTPS: TLS 1.2 and 1.3, HTTP/1.1.
+    /// HTTPS: TLS 1.2 and 1.3, HTTP/1.1. With `client_ca`, for those only who show a certificate by it.
     ///
     /// # Errors
     /// When the cryptographic library supports neither version of TLS, or feature `fips` is not served by it.
@@ -106,12 +107,16 @@ impl Server {
         socket: TcpListener,
         router: Router,
         certificate: Arc<Certificate>,
+        client_ca: Option<Arc<ClientCa>>,
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
+        let config =
+            ServerConfig::builder_with_provider(crypto::provider()).with_protocol_versions(&[&TLS13, &TLS12])?;
+        let config = match client_ca {
+            Some(client_ca) => config.with_client_cert_verifier(client_ca),
+            None => config.with_no_client_auth(),
+        };
+        let mut config = config.with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // The API server never resumes a session.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -204,7 +204,7 @@ async fn a_client_that_never_speaks_tls_holds_nobody_up() {
     FileCertificate::load(volume.files(), Arc::clone(&certificate), Metrics::new()).unwrap();
     let router = Router::new().route("/ok", get(async || "fine"));
     let socket = bind(LOCAL, "--listen").unwrap();
-    let server = Server::https(socket, router, certificate, Metrics::new()).unwrap();
+    let server = Server::https(socket, router, certificate, None, Metrics::new()).unwrap();
     let (address, _trigger, _server) = start(server, PATIENCE);
 
     let _silent = TcpStream::connect(address).await.unwrap();
@@ -223,7 +223,8 @@ async fn the_served_certificate_follows_the_files_and_a_bad_pair_changes_nothing
     let certificate = Certificate::new(metrics.clone());
     let files = FileCertificate::load(volume.files(), Arc::clone(&certificate), metrics.clone()).unwrap();
     tokio::spawn(files.keep_fresh(Duration::from_millis(5)));
-    let server = Server::https(bind(LOCAL, "--listen").unwrap(), Router::new(), certificate, metrics.clone()).unwrap();
+    let server =
+        Server::https(bind(LOCAL, "--listen").unwrap(), Router::new(), certificate, None, metrics.clone()).unwrap();
     let (address, _trigger, _server) = start(server, PATIENCE);
     let trusted = [&old, &new];
     assert_eq!(served(address, &trusted).await, old.der);

@@ -2,6 +2,7 @@
 
 mod body;
 mod budget;
+mod client_ca;
 mod connection;
 mod connections;
 mod handover;
@@ -14,6 +15,7 @@ mod stream;
 mod traffic;
 mod tree;
 
+pub use client_ca::{ClientCa, ClientCaError};
 pub use handover::HandOver;
 pub use limits::Limits;
 pub use listener::{BindError, Server, bind};

@@ -15,7 +15,7 @@ const FOLDERS: [&str; 11] =
 /// Paths that are there only after a command, or only in an example.
 const MADE: [&str; 6] = ["certs/issued", "fuzz/corpus", "fuzz/artifacts", "target/", "docs/man", "manifests/mine"];
 /// Flags of other programs that the prose names on their own.
-const FOREIGN: [&str; 1] = ["--label"];
+const FOREIGN: [&str; 2] = ["--label", "--admission-control-config-file"];
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| character.is_whitespace() || "\"'`(),;=".contains(character))

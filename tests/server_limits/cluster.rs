@@ -10,7 +10,7 @@ use test_support::{
     wait,
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_gitlab-runner-webhook");
 const CERTS: &str = "gitlab-runner-certs";
 /// Memory of its own that no caller may make the program exceed. With the pages of the shipped binary, that is 64 MiB.
 const MEMORY: u64 = 52 * 1024 * 1024;

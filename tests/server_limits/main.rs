@@ -9,6 +9,7 @@
     reason = "the lints spare test functions, not what they share"
 )]
 
+mod client_ca;
 mod cluster;
 mod hostile;
 
@@ -89,7 +90,8 @@ impl Fixture {
         let probes = probe_socket.local_addr().unwrap();
         let probe_server = Server::http(probe_socket, probe_router(state.clone()), metrics.clone());
         tokio::spawn(probe_server.serve(shutdown.clone(), PATIENCE));
-        let server = Server::https(socket, webhook_router_within(state, limits.clone()), certificate, metrics.clone());
+        let server =
+            Server::https(socket, webhook_router_within(state, limits.clone()), certificate, None, metrics.clone());
         tokio::spawn(server.unwrap().with_limits(limits).serve(shutdown, PATIENCE));
 
         Self { address, probes, connector: connector(&serving), metrics, trigger, _folder: folder }

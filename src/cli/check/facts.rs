@@ -175,6 +175,8 @@ pub struct Serving {
     pub certificates_from: String,
     /// Whether the API server reached it about a pod that was never made.
     pub reach: Reach,
+    /// The file of `--client-ca`, if the Deployment names one.
+    pub client_ca: Option<String>,
 }
 
 /// What came of a dry run of a pod in a runner namespace.

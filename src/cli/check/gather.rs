@@ -300,7 +300,8 @@ async fn serving(
         reach(reader, config, namespaces, image),
     );
     let certificates_from = format!("{}/{from}", program.namespace);
-    Serving { mutating, validating, endpoints, certificates: served, certificates_from, reach }
+    let client_ca = installed.and_then(|installed| installed.setting("client-ca"));
+    Serving { mutating, validating, endpoints, certificates: served, certificates_from, reach, client_ca }
 }
 
 async fn configuration<K: Serialize>(read: impl Future<Output = Seen<Option<K>>>) -> Seen<Option<Value>> {

@@ -59,6 +59,8 @@ checks! {
     ServingCa = "serving-ca",
     /// Does the API server reach the program?
     Reach = "reach",
+    /// Who may call the webhooks?
+    Callers = "callers",
     /// Is `certsSecretName` there and readable, and how long do its certificates live?
     Certs = "certs",
     /// Does the manager pod find in it a CA for the host of `CI_SERVER_URL`?

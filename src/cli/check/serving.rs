@@ -27,6 +27,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(registration(facts));
     findings.extend(ca_bundles(facts));
     findings.extend(serving_ca(facts));
+    findings.extend(callers(facts));
     findings
 }
 
@@ -123,13 +124,31 @@ fn reach(facts: &Facts) -> Finding {
     }
 }
 
+/// Client certificates are for those who can configure their API server: to do without is no fault.
+fn callers(facts: &Facts) -> Option<Finding> {
+    let Ok(Some(_)) = &facts.deployment else { return None };
+    let what = match &facts.serving.client_ca {
+        Some(file) => format!("must show a client certificate by the CAs in {file} (--client-ca)"),
+        None => {
+            "whoever reaches port 10250 is answered: client certificates (--client-ca) are not asked for".to_owned()
+        }
+    };
+    Some(Finding::ok(Check::Callers, "of the webhooks", what))
+}
+
 /// By the API server's words.
 fn remedy(words: &str, facts: &Facts) -> String {
     let namespace = &facts.program.namespace;
     let break_glass = "Until it serves again, this lets pods in without it; applying the manifests brings it back:\n\
                        kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration";
     let name = &facts.program.webhook_configuration;
-    let what = if words.contains("x509") {
+    let what = if words.contains("certificate required") || words.contains("bad certificate") {
+        let file = facts.serving.client_ca.as_deref().unwrap_or("--client-ca");
+        format!(
+            "The API server shows no client certificate that {file} accepts: configure it (--admission-control-config-file,\n\
+             docs/security.md), or leave out --client-ca."
+        )
+    } else if words.contains("x509") {
         format!(
             "caBundle and the serving certificate do not belong together: see ca-bundle and serving-ca.\n\
                  {}   # publishes caBundle anew",

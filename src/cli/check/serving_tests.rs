@@ -155,3 +155,18 @@ fn a_leaf_from_a_file_is_to_be_accepted() {
         assert_eq!(bad(&findings).is_empty(), is_accepted, "{findings:?}");
     }
 }
+
+#[test]
+fn callers_are_told_and_no_fault_either_way() {
+    let told = |client_ca: Option<&str>| {
+        let findings = judged(|facts| facts.serving.client_ca = client_ca.map(str::to_owned));
+        assert_eq!(bad(&findings), [""; 0]);
+        findings.into_iter().find(|finding| finding.check == Check::Callers).unwrap().what
+    };
+    assert!(told(None).contains("are not asked for"));
+    assert!(told(Some("/client-ca/ca.crt")).contains("/client-ca/ca.crt"));
+    let words = "remote error: tls: certificate required";
+    let findings = judged(|facts| facts.serving.reach = Reach::Failed(words.to_owned()));
+    let mend = findings.into_iter().find(|finding| finding.check == Check::Reach).unwrap().mend;
+    assert!(mend.contains("--admission-control-config-file"), "{mend}");
+}

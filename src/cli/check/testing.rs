@@ -127,6 +127,7 @@ pub(super) fn facts(config: &Config) -> Facts {
             certificates: Ok(Some(Certificate::all(ca.as_bytes()))),
             certificates_from: "gitlab-runner-webhook/gitlab-runner-webhook-ca".to_owned(),
             reach: Reach::Answered("it has the certificates"),
+            client_ca: None,
         },
         rights: Rights { grants: grants(&program, config, 0), unseen: Vec::new() },
         guards: guards.into(),
