@@ -16,7 +16,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::PostParams, config::KubeConfigOptions};
 use serde_json::json;
 use test_support::{
-    Cluster, Manifests, Proxy, Setup, Tool,
+    Cluster, Manifests, MemoryLimit, Proxy, Setup, Tool,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
     control_plane::ControlPlane,
     rights::{granted, used},
@@ -312,15 +312,29 @@ async fn fill(cluster: &Cluster, namespaces: usize, selected: bool, secrets_too:
         .await;
 }
 
+/// The most memory at a start under the limit of the shipped container, where such a limit can be set.
 async fn memory_at_start(cluster: &Cluster, config: Option<&str>) -> u64 {
     let builder = cluster.tool(BINARY).await;
     let builder = config.iter().fold(builder, |builder, config| builder.config(config));
+    let limit = MemoryLimit::new(128 * MIB);
     let started = Instant::now();
-    let tool = builder.start().await;
+    let tool = builder.spawn();
+    if let Some(limit) = &limit {
+        limit.hold(tool.pid());
+    }
+    tool.ready().await;
     let ready = started.elapsed();
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
     let peak = tool.peak_bytes();
     println!("ready after {ready:?}; at most {} MiB resident", peak / MIB);
+    match limit {
+        Some(limit) => {
+            println!("under a limit of 128 MiB: at most {} MiB, pages of its file included", limit.peak() / MIB);
+            assert_eq!(limit.kills(), 0);
+            assert!(tool.stop().await.success());
+        }
+        None => println!("left out: a limit of memory, which takes root and a writable cgroup file system"),
+    }
     peak
 }
 

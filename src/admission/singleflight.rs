@@ -128,6 +128,38 @@ mod tests {
         assert!(calls.groups().is_empty(), "no key is kept");
     }
 
+    /// On real threads, in no order of ours.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_result_is_of_a_call_that_began_before_it_was_asked_for() {
+        let (calls, clock) = (Arc::new(Singleflight::<u8, u64>::default()), Arc::new(AtomicU64::new(0)));
+        let made = Arc::new(AtomicUsize::new(0));
+        let askers = (0..16_u64).map(|asker| {
+            let (calls, clock, made) = (Arc::clone(&calls), Arc::clone(&clock), Arc::clone(&made));
+            tokio::spawn(async move {
+                for turn in 0..2_000 {
+                    let asked = clock.fetch_add(1, Ordering::SeqCst);
+                    let call = || async {
+                        made.fetch_add(1, Ordering::SeqCst);
+                        let began = clock.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        began
+                    };
+                    // Some give up halfway.
+                    if (asker + turn) % 7 == 0 {
+                        let _ = futures::poll!(std::pin::pin!(calls.run(&1, call)));
+                    } else {
+                        assert!(calls.run(&1, call).await > asked);
+                    }
+                }
+            })
+        });
+        for asker in join_all(askers).await {
+            asker.unwrap();
+        }
+        assert!(made.load(Ordering::SeqCst) < 16 * 2_000, "some shared");
+        assert!(calls.groups().is_empty());
+    }
+
     #[tokio::test]
     async fn one_who_gives_up_does_not_hold_up_the_others() {
         let calls = Singleflight::<u8, u8>::default();
