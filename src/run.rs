@@ -9,7 +9,6 @@ use tokio::{
 };
 
 use crate::{
-    agreement::{AtStart, Program},
     cluster::{self, Clients, Events, Peers, Requests, RevisionWatch, Standing, Standings, Teller},
     config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
@@ -63,8 +62,6 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (trigger, shutdown) = shutdown::channel();
     let (revisions, standings) = revisions(&settings, &clients, &namespace);
     let requests = Requests::new(clients.request.clone());
-    let program = Program::new(&settings, namespace.clone());
-    let at_start = AtStart::new(Arc::clone(&config), program, requests.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
     let teller = Teller::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
@@ -96,7 +93,6 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     let driver = Driver::new(config, &settings, &clients, &health, metrics, snapshot, events).with_standings(standings);
     tasks.spawn("sync", driver.run(shutdown.clone()));
-    tasks.spawn("agreement", at_start.run(shutdown.clone()));
     tasks.spawn("webhook server", webhook.serve(shutdown.clone(), FINISH));
     tasks.spawn("probe server", probes.serve(shutdown, FINISH));
     tracing::info!(server = "webhook", address = %webhook_address, "listening");

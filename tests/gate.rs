@@ -128,7 +128,6 @@ async fn every_way_to_use_a_clone_waits_for_it_and_nothing_else_does() {
         let message = answer.body["message"].as_str().unwrap();
         assert!(message.contains(SECRET) && message.contains(SOURCE_NAMESPACE), "{message}");
     }
-    tool.has_compared().await;
     let asked = cluster.requests().await.len();
     let other = json!({"volumes": [{"name": "o", "secret": {"secretName": "other", "optional": true}}]});
     assert_eq!(create(&client, &pod_with("other", &other), false).await.code, 201);
@@ -226,7 +225,6 @@ async fn simultaneous_requests_share_their_reads() {
     let (cluster, tool, client) = started("giveUpAfter: 1h").await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
-    tool.has_compared().await;
     let before = cluster.requests().await.len();
     let pods = (0..100).map(|index| {
         let client = client.clone();

@@ -149,7 +149,6 @@ async fn ownership_that_is_found_goes_and_at_rest_nothing_is_written() {
     let before = versions().await;
     for _ in 0..2 {
         let tool = fixture.cluster.tool(BINARY).await.self_managed().start().await;
-        tool.has_compared().await;
         assert!(tool.stop().await.success());
     }
     assert_eq!((versions().await, fixture.cluster.writes().await.len()), (before, writes));

@@ -171,18 +171,12 @@ const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
 const APPLY: [&str; 2] = ["create", "patch"];
 const EVENTS: [&str; 2] =
     ["gitlab-runner-webhook.gitlab-gitlab-runner-secret", "gitlab-runner-webhook.gitlab-runner-webhook-trust"];
-const OWN: [(&str, &[&str], &str, &str); 10] = [
+const OWN: [(&str, &[&str], &str, &str); 4] = [
     (names::APP, &["get"], "endpoints", names::APP),
     (names::APP, &["get"], "deployments", names::APP),
     // Their names are generated.
     (names::APP, &WATCH, "replicasets", "any"),
     (names::APP, &APPLY, "events", "gitlab-runner-webhook.gitlab-runner-webhook"),
-    ("everywhere", &["get"], "mutatingwebhookconfigurations", names::APP),
-    ("everywhere", &["get"], "validatingwebhookconfigurations", names::APP),
-    ("everywhere", &["get"], "validatingadmissionpolicies", names::GUARDS[0]),
-    ("everywhere", &["get"], "validatingadmissionpolicies", names::GUARDS[1]),
-    ("everywhere", &["get"], "validatingadmissionpolicybindings", names::GUARDS[0]),
-    ("everywhere", &["get"], "validatingadmissionpolicybindings", names::GUARDS[1]),
 ];
 const PKI: [(&str, &[&str], &str, &str); 3] = [
     (names::APP, &["get", "list", "watch", "create", "patch", "update"], "secrets", "gitlab-runner-webhook-ca"),

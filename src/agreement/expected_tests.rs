@@ -9,14 +9,13 @@ fn the_shipped_roles() {
     let names = |form: &[Role]| form.iter().map(|role| role.named.to_string()).collect::<Vec<_>>();
     let base = [
         "Role gitlab-runner-webhook/gitlab-runner-webhook",
-        "ClusterRole gitlab-runner-webhook-installation",
         "Role gitlab-runner-webhook/gitlab-runner-webhook-pki",
         "ClusterRole gitlab-runner-webhook-pki",
     ];
-    assert_eq!(names(&forms[0])[..4], base);
-    assert_eq!(names(&forms[0])[4..], ["ClusterRole gitlab-runner-webhook"]);
+    assert_eq!(names(&forms[0])[..3], base);
+    assert_eq!(names(&forms[0])[3..], ["ClusterRole gitlab-runner-webhook"]);
     assert_eq!(
-        names(&forms[1])[4..],
+        names(&forms[1])[3..],
         [
             "ClusterRole gitlab-runner-webhook",
             "Role gitlab/gitlab-runner-webhook",
@@ -26,7 +25,7 @@ fn the_shipped_roles() {
     let by_label = Config::from_yaml("runnerNamespaces: {selectors: [{matchLabels: {a: b}}]}").unwrap();
     assert_eq!(roles(&Program::shipped(), &by_label).len(), 1, "Roles cannot be where namespaces are found by label");
     let files = Program { tls: TlsMode::Files, ..Program::shipped() };
-    assert_eq!(roles(&files, &Config::default())[0].len(), 3, "nothing of the PKI");
+    assert_eq!(roles(&files, &Config::default())[0].len(), 2, "nothing of the PKI");
 }
 
 #[test]

@@ -1,22 +1,18 @@
 //! Whether what is installed follows from the configuration: webhooks, guards and rights.
 //!
 //! All three are written by `gitlab-runner-webhook manifests` and applied by somebody, later or never, so that each can
-//! say something else than the configuration that the program runs with. `check` names every difference with its mend;
-//! the program itself says at its start that there is one.
+//! say something else than the configuration that the program runs with. `check` names every difference with its mend.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `expected` | what is to be in the cluster. PURE |
 //! | `differences` | webhooks and guards beside that. PURE |
 //! | `rights` | rights beside that. PURE |
-//! | `at_start` | the warning at the start of the program |
 
-mod at_start;
 pub mod differences;
 pub mod expected;
 pub mod rights;
 
-pub use at_start::AtStart;
 pub use expected::{Named, Role};
 
 #[cfg(test)]

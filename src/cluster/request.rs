@@ -87,15 +87,6 @@ impl Requests {
         }
     }
 
-    /// A cluster-scoped object's labels and the like, as stored now.
-    pub async fn get_cluster<K>(&self, name: &str) -> Result<Option<K>, Problem>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
-        let api: Api<K> = Api::all(self.client.clone());
-        in_time(self.deadline, format!("get {}/{name}", K::plural(&())), api.get_opt(name)).await
-    }
-
     /// Creates an object where there is none; fails with a conflict where there is something.
     /// Server-side apply is the one way to create that RBAC can bind to a name.
     ///
@@ -153,15 +144,6 @@ impl Requests {
     ) -> Result<(), Problem> {
         identify::<K>(&mut object, name);
         self.send_apply(what::<K>("apply", namespace, name), &requests::<K>(namespace), manager, name, &object).await
-    }
-
-    /// The answer to a review of the API server's own, such as `SelfSubjectReview`: nothing is stored.
-    pub async fn ask<K>(&self, review: &K) -> Result<K, Problem>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
-    {
-        let api: Api<K> = Api::all(self.client.clone());
-        in_time(self.deadline, format!("create {}", K::plural(&())), api.create(&PostParams::default(), review)).await
     }
 
     /// Applies fields to a cluster-scoped object that is there already; `object` is the JSON of what is to be owned.

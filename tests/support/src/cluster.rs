@@ -226,12 +226,11 @@ impl Cluster {
     }
 
     /// What the program wrote, or tried to write, so far, by the audit log. Without Events, which come when a trouble has
-    /// lasted a while, and without the reviews by which it asks what it may do, which are not stored.
+    /// lasted a while.
     pub async fn writes(&self) -> Vec<AuditEvent> {
         let reads = ["get", "list", "watch"];
-        let is_stored = |resource: &str| resource != "events" && !resource.starts_with("selfsubject");
-        let requests = self.requests().await.into_iter().filter(|request| is_stored(&request.resource));
-        requests.filter(|request| !reads.contains(&request.verb.as_str())).collect()
+        let is_write = |request: &AuditEvent| request.resource != "events" && !reads.contains(&request.verb.as_str());
+        self.requests().await.into_iter().filter(is_write).collect()
     }
 
     /// Asks, by dry run, for a pod in the runner namespace that uses the clone: inject and gate are both called.

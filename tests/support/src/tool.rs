@@ -185,15 +185,6 @@ impl Tool {
         self.metric_is(&gauge, count).await;
     }
 
-    /// Waits until it has said whether what is installed follows from its configuration: what it asks at its start, it
-    /// has asked.
-    pub async fn has_compared(&self) {
-        self.logged("whether webhooks, guards and rights follow", |line| {
-            line["message"].as_str().is_some_and(|message| message.contains(" follow from the configuration"))
-        })
-        .await;
-    }
-
     /// Waits for a log line of which something is true, and returns it.
     pub async fn logged(&self, what: &str, is_true: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("it logs {what}"), || async { self.log_lines().into_iter().find(|line| is_true(line)) })
