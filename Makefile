@@ -56,8 +56,8 @@ sbom: rust ## what is compiled into the image: target/image/gitlab-runner-webhoo
 	@mkdir -p target/image
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-0} $(CYCLONEDX)/bin/cargo-cyclonedx cyclonedx --quiet --format json \
 		--spec-version 1.5 --target $(IMAGE_TARGET) --no-build-deps --describe binaries
-	@sed 's#path+file://$(CURDIR)#path+file://#g' gitlab-runner-webhook_bin.cdx.json >target/image/gitlab-runner-webhook.cdx.json
-	@rm -f *_bin.cdx.json image/*_bin.cdx.json tests/*/*_bin.cdx.json
+	@sed 's#path+file://$(CURDIR)#path+file://#g' cli/gitlab-runner-webhook_bin.cdx.json >target/image/gitlab-runner-webhook.cdx.json
+	@rm -f *_bin.cdx.json cli/*_bin.cdx.json image/*_bin.cdx.json tests/*/*_bin.cdx.json
 	@echo target/image/gitlab-runner-webhook.cdx.json
 
 # On the node that is started here, cargo has no network: everything is built before.
@@ -107,7 +107,7 @@ fmt: rust ## format the code
 control-plane: rust go ## build etcd, the API server and the rest from Go modules: ten minutes, once
 	$(CARGO) run --locked --quiet --package control-plane -- build
 
-manifests: rust ## write manifests/generated anew from its config.yaml, after a change of src/manifests
+manifests: rust ## write manifests/generated anew from its config.yaml, after a change of cli/src/manifests
 	$(CARGO) run --locked --quiet -- manifests --config manifests/generated/config.yaml --output manifests/generated
 
 docs: rust ## man pages and shell completions below target/docs/share; and the generated tables of docs/

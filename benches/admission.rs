@@ -355,7 +355,7 @@ fn request(body: &[u8]) -> Vec<u8> {
 
 /// The newest runner's pod, with as many variables as a job has.
 fn job_pod() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pods/job-runner-19.4.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/pods/job-runner-19.4.json");
     let mut pod: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
         let variables =

@@ -37,30 +37,24 @@
 //! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |
 //! | [`telemetry`] | logs, metrics, health | `config` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
-//! | [`manifests`] | rights, guard and webhooks that follow from a configuration | `config` |
-//! | [`agreement`] | whether webhooks, guards and rights in the cluster follow from the configuration; says so at start | `cluster`, `config`, `manifests`, `shutdown` |
 //! | `backoff`, `brake`, `crypto`, `digest`, `json`, `pem`, `wiped` | when something is tried or written again; cryptography, content, raw JSON, certificates, Secret data that is overwritten | nothing |
-//! | [`cli`] | the commands beside serving | everything but `server` and `telemetry`; `check` judges by their words |
 //! | [`run`] | puts the parts together | everything |
 //!
 //! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an
 //! argument; they are tested by tables and properties, the rest against a real API server.
 
 pub mod admission;
-pub mod agreement;
 mod backoff;
 mod brake;
-pub mod cli;
 pub mod cluster;
 pub mod config;
 mod crypto;
 mod digest;
 #[cfg(test)]
 mod explore;
-mod json;
-pub mod manifests;
+pub mod json;
 pub mod names;
-mod pem;
+pub mod pem;
 pub mod pki;
 pub mod run;
 pub mod server;

@@ -19,7 +19,7 @@ pub enum PemError {
 
 /// The certificates in a PEM file, as DER, in their order. None, if the file is empty or holds only other blocks, such
 /// as a private key: those are not even decoded.
-pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
     // Some editors put a byte order mark first.
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let mut found = Vec::new();
@@ -59,7 +59,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
 }
 
 /// Certificates in PEM, in their order.
-pub(crate) fn written<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
+pub fn written<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut pem = String::new();
     for der in certificates {
         append(&mut pem, der);
@@ -68,7 +68,7 @@ pub(crate) fn written<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> S
 }
 
 /// Appends one certificate: 64 columns, `\n`.
-pub(crate) fn append(pem: &mut String, der: &[u8]) {
+pub fn append(pem: &mut String, der: &[u8]) {
     pem.push_str("-----BEGIN CERTIFICATE-----\n");
     // 48 bytes are 64 characters.
     for line in der.chunks(48) {

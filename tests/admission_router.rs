@@ -107,7 +107,7 @@ fn with_certs() -> Snapshot {
 }
 
 fn pods() -> Vec<(PathBuf, Value)> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pods");
+    let directory = test_support::repository().join("tests/fixtures/pods");
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();

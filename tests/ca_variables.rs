@@ -182,7 +182,7 @@ impl Container {
             trust: BTreeMap::from([(namespace(), trust)]),
             ..Snapshot::default()
         };
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pods/job-runner-19.4.json");
+        let file = test_support::repository().join("tests/fixtures/pods/job-runner-19.4.json");
         let before: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
         let after = reviewed(config, snapshot, &before).await;
         let build = container(&after);

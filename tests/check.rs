@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use gitlab_runner_webhook::cli::check::report::Check;
+use gitlab_runner_webhook_cli::check::report::Check;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use test_support::{

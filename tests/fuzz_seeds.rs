@@ -16,13 +16,13 @@ mod timeout;
 #[path = "../fuzz/bodies/world.rs"]
 mod world;
 
-use std::{fs, path::Path};
+use std::fs;
 
 /// Into how many pieces a seed is cut: each beginning is an input.
 const CUTS: usize = 40;
 
 fn run(target: &str, check: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let folder = test_support::repository().join("fuzz/seeds").join(target);
     let mut count = 0;
     for entry in fs::read_dir(&folder).expect("the seeds") {
         let seed = fs::read(entry.expect("a seed").path()).expect("a seed");
@@ -62,7 +62,7 @@ fn timeout() {
 
 #[test]
 fn each_target_is_tested_here_and_run_by_make() {
-    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a file");
+    let read = |path: &str| fs::read_to_string(test_support::repository().join(path)).expect("a file");
     let (here, makefile) = (read("tests/fuzz_seeds.rs"), read("Makefile"));
     let cargo = read("fuzz/Cargo.toml");
     let targets: Vec<_> = cargo.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/")).collect();

@@ -222,7 +222,7 @@ async fn a_pod_created_right_after_a_rotation_never_sees_the_old_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simultaneous_requests_share_their_reads() {
-    let (cluster, tool, client) = started("giveUpAfter: 1h").await;
+    let (cluster, _tool, client) = started("giveUpAfter: 1h").await;
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &TOKEN).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &TOKEN).await;
     let before = cluster.requests().await.len();

@@ -16,8 +16,9 @@ use std::{
 use clap::{CommandFactory as _, Parser as _};
 use gitlab_runner_webhook::{
     config::{Config, NamespaceName, Settings},
-    manifests, names,
+    names,
 };
+use gitlab_runner_webhook_cli::manifests;
 use serde_json::{Value, json};
 use test_support::{
     Manifests, documents, repository,

@@ -265,7 +265,7 @@ async fn a_namespace_that_is_selected_later_has_its_certificates_read_then() {
     cluster.create_namespace("later", &[]).await;
     cluster.put_secret("later", CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
     cluster.put_secret("later", SECRET, &[("runner-token", "theirs")]).await;
-    let tool = cluster.tool(BINARY).await.config(&config).start().await;
+    let _tool = cluster.tool(BINARY).await.config(&config).start().await;
     assert!(cluster.writes().await.is_empty(), "it is nobody's business yet");
 
     cluster.plane.kubectl(&["label", "namespace", "later", "runners=yes"]).await.unwrap();

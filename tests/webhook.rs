@@ -222,7 +222,7 @@ async fn every_pod_that_is_created_without_us_is_created_with_us() {
         mounted(&pod, "build", JOB_CERTS).is_some().then_some(())
     })
     .await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pods");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/pods");
     let mut seen = 0;
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -7,7 +7,8 @@ use std::{
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
-use gitlab_runner_webhook::{cli::Cli, names};
+use gitlab_runner_webhook::names;
+use gitlab_runner_webhook_cli::Cli;
 
 /// Where shells and man look for them below a prefix such as `/usr`: what a package installs as it is.
 const MAN: &str = "share/man/man1";

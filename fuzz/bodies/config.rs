@@ -1,6 +1,7 @@
 //! From a configuration file to manifests: what is accepted can be rendered, and says the same again.
 
-use gitlab_runner_webhook::{config::Config, manifests};
+use gitlab_runner_webhook::config::Config;
+use gitlab_runner_webhook_cli::manifests;
 use serde_json::Value;
 
 /// Reads these bytes as a configuration file.

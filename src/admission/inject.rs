@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use json_patch::Patch;
 use serde_json::Value;
 
-pub(crate) use manager::host;
+pub use manager::host;
 
 use super::{
     kind::Kind,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// On each job pod since GitLab Runner 17.9; no configuration or CI job can override it.
-pub(crate) const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
+pub const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
 /// On each job pod since GitLab Runner 15.9.
 pub(super) const ANNOTATION_JOB: &str = "job.runner.gitlab.com/id";
 /// On each job pod of any version, `runner-<token>-project-<id>-concurrent-<n>`.
@@ -23,7 +23,7 @@ const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
 /// The kinds of pod that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Runs gitlab-runner.
     Manager,
     /// Made by the runner's Kubernetes executor for one CI job.
@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Looks at a pod of any shape: at admission nothing has been validated yet.
-    pub(crate) fn of(pod: &Value, config: &Config) -> Self {
+    pub fn of(pod: &Value, config: &Config) -> Self {
         let label = |name: &str| text(at(pod, &["metadata", "labels", name]));
         if label(LABEL_PAUSE) == Some("true") {
             Self::Pause
@@ -53,7 +53,7 @@ impl Kind {
     }
 
     /// The word for it in logs and audit annotations.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Manager => "manager",
             Self::Job => "job",
@@ -64,7 +64,7 @@ impl Kind {
 }
 
 /// Whether this container runs the runner chart's entrypoint.
-pub(crate) fn runs_entrypoint(container: &Value) -> bool {
+pub fn runs_entrypoint(container: &Value) -> bool {
     let mut words = items(at(container, &["command"])).chain(items(at(container, &["args"])));
     words.any(|word| text(word).is_some_and(|word| word.contains(ENTRYPOINT)))
 }

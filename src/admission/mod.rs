@@ -26,9 +26,9 @@ use tokio::time::sleep;
 use tracing::{Span, debug, field::Empty, info, info_span};
 
 pub use error::ReviewError;
-pub(crate) use inject::host;
-pub(crate) use kind::{Kind, LABEL_JOB, runs_entrypoint};
-pub(crate) use pod::shows;
+pub use inject::host;
+pub use kind::{Kind, LABEL_JOB, runs_entrypoint};
+pub use pod::shows;
 
 use self::{
     gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE, PAUSE},

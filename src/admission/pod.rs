@@ -115,7 +115,7 @@ fn is_writable(pod: &Value, mount: &Value) -> bool {
 }
 
 /// Whether a mount shows this key of a Secret as a file of the same name.
-pub(crate) fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool {
+pub fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool {
     let part = |field: &str| at(mount, &[field]).as_str().is_some_and(|path| !path.is_empty());
     if part("subPath") || part("subPathExpr") {
         return false;

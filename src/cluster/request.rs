@@ -87,6 +87,15 @@ impl Requests {
         }
     }
 
+    /// A cluster-scoped object's labels and the like, as stored now.
+    pub async fn get_cluster<K>(&self, name: &str) -> Result<Option<K>, Problem>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        in_time(self.deadline, format!("get {}/{name}", K::plural(&())), api.get_opt(name)).await
+    }
+
     /// Creates an object where there is none; fails with a conflict where there is something.
     /// Server-side apply is the one way to create that RBAC can bind to a name.
     ///
@@ -226,7 +235,7 @@ impl Requests {
 }
 
 /// The answer to a call of the API server, or what went wrong with it, before the deadline is over.
-pub(crate) async fn in_time<T>(
+pub async fn in_time<T>(
     deadline: Duration,
     tried: impl Into<String>,
     call: impl Future<Output = kube::Result<T>>,

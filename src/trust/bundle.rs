@@ -112,7 +112,7 @@ impl BundleError {
 }
 
 /// The keys of a Secret that may hold CAs, in their order, with what they hold.
-pub(crate) fn ca_keys(secret: Option<&BTreeMap<String, ByteString>>) -> impl Iterator<Item = (&str, &[u8])> {
+pub fn ca_keys(secret: Option<&BTreeMap<String, ByteString>>) -> impl Iterator<Item = (&str, &[u8])> {
     let all = secret.into_iter().flatten();
     all.filter(|(key, _)| may_hold_ca(key)).map(|(key, value)| (key.as_str(), value.0.as_slice()))
 }

@@ -10,8 +10,20 @@ use crate::{
 };
 
 /// Folders of the repository: what begins like this is a path in it.
-const FOLDERS: [&str; 11] =
-    ["src/", "tests/", "manifests/", "certs/", "docs/", "image/", "benches/", "examples/", "fuzz/", ".ci/", "target/"];
+const FOLDERS: [&str; 12] = [
+    "src/",
+    "cli/",
+    "tests/",
+    "manifests/",
+    "certs/",
+    "docs/",
+    "image/",
+    "benches/",
+    "examples/",
+    "fuzz/",
+    ".ci/",
+    "target/",
+];
 /// Paths that are there only after a command, or only in an example.
 const MADE: [&str; 6] = ["certs/issued", "fuzz/corpus", "fuzz/artifacts", "target/", "docs/man", "manifests/mine"];
 /// Flags of other programs that the prose names on their own.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Arg, Command, CommandFactory as _};
-use gitlab_runner_webhook::cli::Cli;
+use gitlab_runner_webhook_cli::Cli;
 use test_support::repository;
 
 use crate::page::{self, cell, table};

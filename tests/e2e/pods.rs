@@ -93,7 +93,7 @@ pub fn job(namespace: &str, busybox: &str) -> Result<Value> {
 }
 
 fn recorded(name: &str) -> Result<Value> {
-    let path = format!("{}/tests/fixtures/pods/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../tests/fixtures/pods/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let mut pod: Value = serde_json::from_str(&text).context(path)?;
     let fields = pod.as_object_mut().context("a pod")?;

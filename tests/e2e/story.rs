@@ -3,7 +3,8 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gitlab_runner_webhook::{cli::manifests, names};
+use gitlab_runner_webhook::names;
+use gitlab_runner_webhook_cli::manifests;
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,8 +26,8 @@ const LABEL: &str = "e2e.example.com/gitlab-runner";
 
 /// The overlay with which they are found by their label. Its folder must be below the repository: kustomize takes
 /// no absolute path.
-const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/e2e");
-const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/overlays/default");
+const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/e2e");
+const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/overlays/default");
 
 /// The story, on a cluster that has nothing of it.
 pub struct Story<'a> {

@@ -17,7 +17,7 @@ mod recorder;
 
 use std::{collections::BTreeMap, process::Output, time::Duration};
 
-use gitlab_runner_webhook::cli::migrate::{Migration, Options};
+use gitlab_runner_webhook_cli::migrate::{Migration, Options};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Secret},

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gitlab_runner_webhook::{config::Config, manifests};
+use gitlab_runner_webhook::config::Config;
+use gitlab_runner_webhook_cli::manifests;
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     core::v1::Pod,

@@ -165,7 +165,7 @@ impl super::Order for Order<'_> {
 }
 
 /// The host of a URL, as gitlab-runner takes it: without the port.
-pub(crate) fn host(url: &str) -> Option<&str> {
+pub fn host(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let (_, address) = authority.rsplit_once('@').unwrap_or(("", authority));

@@ -6,7 +6,8 @@ use std::{
 };
 
 use control_plane::{Binaries, Component, ControlPlane};
-use gitlab_runner_webhook::{config::Config, manifests};
+use gitlab_runner_webhook::config::Config;
+use gitlab_runner_webhook_cli::manifests;
 use serde_json::{Value, json};
 
 use crate::wait;

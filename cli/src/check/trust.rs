@@ -1,0 +1,258 @@
+//! `certsSecretName`: is it there, readable, of use for the runner's GitLab; and the trust bundle. PURE.
+
+use gitlab_runner_webhook::{
+    config::{Config, NamespaceName},
+    names::{CONFIGMAP_TRUST, KEY_CA, MOUNT_MANAGER_CERTS},
+    trust::Ca,
+};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    certificate::{Age, Certificate},
+    facts::{CertsFacts, Facts, Presence, RunnerNamespace},
+    manager::Manager,
+    mends::look_at_the_program,
+    report::{Check, Finding, Level, counted},
+};
+
+const WITHOUT_CA: &str =
+    "The runner, or its jobs, do not trust your GitLab: \"x509: certificate signed by unknown authority\".";
+
+pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
+    let active = facts.namespaces.iter().filter(|namespace| namespace.presence == Ok(Presence::Active));
+    active
+        .flat_map(|namespace| {
+            let mut findings = vec![certs(namespace, facts, config)];
+            findings.extend(hosts(namespace, facts.now, config));
+            findings.extend(bundle(namespace, facts, config));
+            findings
+        })
+        .collect()
+}
+
+fn certs(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding {
+    let subject = format!("{}/{}", namespace.name, config.certs_secret_name);
+    let found = match &namespace.certs {
+        Err(unseen) => return Finding::unseen(Check::Certs, subject, unseen),
+        Ok(None) => return absent(namespace, config, subject),
+        Ok(Some(found)) => found,
+    };
+    let unreadable = found.files.iter().find_map(|(key, file)| Some((key, file.as_ref().err()?)));
+    if let Some((key, problem)) = unreadable {
+        return Finding::fault(Check::Certs, subject, format!("key {key} is of no use: {problem}"))
+            .because("Nothing is injected from it, and the trust bundle stays as it was. It must be PEM, not DER.")
+            .mend(format!(
+                "openssl x509 -inform der -in company-ca.der -out company-ca.pem   # if it is DER\n{}",
+                put(config, namespace, key)
+            ));
+    }
+    if !found.certs().has_ca() {
+        return Finding::fault(Check::Certs, subject, "there is no CA certificate in it")
+            .because(WITHOUT_CA)
+            .mend(put(config, namespace, KEY_CA));
+    }
+    if let Some(problem) = found.state.bundle.problem() {
+        return Finding::fault(Check::Certs, subject, problem).because(WITHOUT_CA).mend("Remove what is not needed.");
+    }
+    let ages = ages(found, facts, subject.clone(), namespace, config);
+    match found.client.as_slice() {
+        [one] if ages.level == Level::Ok => {
+            Finding::warning(Check::Certs, subject, format!("has {one}, and not its other half"))
+                .because("A client certificate is given to the runner only with its key.")
+                .mend("Add the other of tls.crt and tls.key, or remove this one.")
+        }
+        _ => ages,
+    }
+}
+
+/// Where `certsSecretName` is kept by hand: a clone would be restored.
+fn home<'a>(config: &'a Config, namespace: &'a RunnerNamespace) -> &'a NamespaceName {
+    let cloned = config.clones.iter().find(|spec| spec.secret == config.certs_secret_name);
+    cloned.map_or(&namespace.name, |spec| &spec.from)
+}
+
+/// Puts a file into a key, and leaves all other keys as they are.
+fn put(config: &Config, namespace: &RunnerNamespace, key: &str) -> String {
+    format!(
+        "kubectl patch secret {} -n {} --type=merge -p \\\n  \
+         \"{{\\\"data\\\":{{\\\"{key}\\\":\\\"$(base64 < company-ca.pem | tr -d '\\n')\\\"}}}}\"",
+        config.certs_secret_name,
+        home(config, namespace)
+    )
+}
+
+fn absent(namespace: &RunnerNamespace, config: &Config, subject: String) -> Finding {
+    let (secret, home) = (&config.certs_secret_name, home(config, namespace));
+    let make = format!("kubectl create secret generic {secret} -n {home} --from-file=ca.crt=company-ca.pem");
+    let managers = || namespace.managers.iter().flatten();
+    let mounts = |manager: &&Manager| manager.demands.contains_key(config.certs_secret_name.as_str());
+    if let Some(manager) = managers().find(mounts) {
+        return Finding::fault(Check::Certs, subject, format!("is not there, and {} mounts it", manager.shown))
+            .because(
+                "The chart's volume custom-certs is not optional: a new pod stays in ContainerCreating until the Secret \
+                 comes. Nor is a CA given to jobs.",
+            )
+            .mend(make);
+    }
+    match managers().find_map(Manager::tls_host) {
+        Some(host) => {
+            Finding::warning(Check::Certs, subject, format!("is not there, and the runner calls https://{host}"))
+                .because(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
+                .mend(make)
+        }
+        None => Finding::ok(Check::Certs, subject, "is not there; no runner here calls GitLab by https"),
+    }
+}
+
+fn ages(found: &CertsFacts, facts: &Facts, subject: String, namespace: &RunnerNamespace, config: &Config) -> Finding {
+    let put = |key: &str| put(config, namespace, key);
+    let certificates: Vec<&Certificate> =
+        found.files.values().filter_map(|file| file.as_ref().ok()).flatten().collect();
+    let of_age = |age: Age| certificates.iter().filter(move |each| each.age(facts.now) == age);
+    let told = |each: &Certificate| format!("{}, valid {}", each.subject, each.until(facts.now));
+    let expired = of_age(Age::Expired).next().or(of_age(Age::Early).next());
+    match (expired, of_age(Age::Late).next()) {
+        (Some(each), _) if of_age(Age::Valid).chain(of_age(Age::Late)).next().is_none() => {
+            Finding::fault(Check::Certs, subject, format!("no certificate in it is valid: {}", told(each)))
+                .because(WITHOUT_CA)
+                .mend(put(KEY_CA))
+        }
+        (Some(each), _) => Finding::warning(Check::Certs, subject, format!("one in it is not valid: {}", told(each)))
+            .because("It does no harm beside its successor; if it is the one that your GitLab needs, TLS fails.")
+            .mend(format!("Take it out, or put its successor beside it:\n{}", put("successor.crt"))),
+        (None, Some(each)) => Finding::warning(Check::Certs, subject, format!("one is about to end: {}", told(each)))
+            .because(WITHOUT_CA)
+            .mend(format!("Put its successor beside it, in the same file or a further key:\n{}", put("successor.crt"))),
+        (None, None) => {
+            let keys: Vec<_> = found.files.keys().map(String::as_str).collect();
+            let first = certificates.iter().min_by_key(|each| each.not_after);
+            let until = first.map(|each| each.until(facts.now)).unwrap_or_default();
+            let what = format!("{} in {}, valid {until}", counted(certificates.len(), "certificate"), keys.join(", "));
+            Finding::ok(Check::Certs, subject, what)
+        }
+    }
+}
+
+/// Which CA the runner uses for its GitLab. The certificate of GitLab itself is not fetched: whoever runs the check
+/// may not reach what the runner reaches.
+fn hosts(namespace: &RunnerNamespace, now: Timestamp, config: &Config) -> Vec<Finding> {
+    let (Ok(Some(found)), Ok(managers)) = (&namespace.certs, &namespace.managers) else { return Vec::new() };
+    if !found.certs().has_ca() || found.files.values().any(Result::is_err) {
+        return Vec::new();
+    }
+    managers.iter().map(|manager| host(manager, found, now, config, namespace)).collect()
+}
+
+fn host(
+    manager: &Manager,
+    found: &CertsFacts,
+    now: Timestamp,
+    config: &Config,
+    namespace: &RunnerNamespace,
+) -> Finding {
+    let subject = manager.shown.as_str();
+    let Some(host) = manager.tls_host() else {
+        let url = manager.url.as_deref().unwrap_or("not set");
+        return Finding::ok(Check::CertsHost, subject, format!("needs no CA: CI_SERVER_URL is {}", without_user(url)));
+    };
+    if manager.mounts_certs() && !found.files.keys().any(|key| manager.sees(key)) {
+        return Finding::ok(Check::CertsHost, subject, "mounts certificates of its own where the runner looks");
+    }
+    let own = format!("{host}.crt");
+    let file = manager.ca_file.as_deref();
+    let key = match file.map(|file| file.strip_prefix(MOUNT_MANAGER_CERTS).and_then(|rest| rest.strip_prefix('/'))) {
+        Some(None) => return Finding::ok(Check::CertsHost, subject, "has a CI_SERVER_TLS_CA_FILE of its own"),
+        Some(Some(key)) => key,
+        // What is injected into its pods, nobody sees on a Deployment.
+        None if !manager.is_pod => return Finding::ok(Check::CertsHost, subject, "has no pod yet"),
+        None if found.files.contains_key(&own) && manager.sees(&own) => &own,
+        None => return no_ca(manager, host, found, config, namespace),
+    };
+    let Some(Ok(certificates)) = found.files.get(key) else {
+        return Finding::fault(
+            Check::CertsHost,
+            subject,
+            format!("reads {key}, which {} has not", config.certs_secret_name),
+        )
+        .because(format!("The runner ignores a file that is missing. {WITHOUT_CA}"))
+        .mend(&*manager.restart);
+    };
+    let is_valid = |each: &Certificate| matches!(each.age(now), Age::Valid | Age::Late);
+    // That nothing in the Secret is valid is said of the Secret.
+    let is_other_valid = found.files.values().flatten().flatten().any(is_valid);
+    if is_other_valid && !certificates.iter().any(is_valid) {
+        let until = certificates.first().map(|each| each.until(now)).unwrap_or_default();
+        return Finding::fault(
+            Check::CertsHost,
+            subject,
+            format!("reads {key} for {host}, and that is not valid: {until}"),
+        )
+        .because(WITHOUT_CA)
+        .mend(put(config, namespace, key));
+    }
+    let leaf = certificates.iter().find(|each| !each.is_ca && !each.names.is_empty());
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.is_for(host) && !certificates.iter().any(|each| each.is_ca)) {
+        let what = format!("{key} holds a certificate for {}, and CI_SERVER_URL names {host}", leaf.names.join(", "));
+        return Finding::fault(Check::CertsHost, subject, what)
+            .because(format!(
+                "It is a server's certificate, no CA, so it is trusted for its own names only. {WITHOUT_CA}"
+            ))
+            .mend(format!("Put the CA that issued the certificate of {host} into key {KEY_CA}."));
+    }
+    let what = format!("reads {key} for {host}; whether it issued GitLab's certificate cannot be seen from here");
+    Finding::ok(Check::CertsHost, subject, what)
+}
+
+fn no_ca(manager: &Manager, host: &str, found: &CertsFacts, config: &Config, namespace: &RunnerNamespace) -> Finding {
+    let secret = &config.certs_secret_name;
+    let keys: Vec<_> = found.files.keys().map(String::as_str).collect();
+    let certs = found.certs();
+    let what = format!(
+        "finds no CA for {host}: CI_SERVER_TLS_CA_FILE is not set, and of {secret} it could use only {host}.crt, not {}",
+        keys.join(", ")
+    );
+    let can_inject = certs.ca == Ca::Valid || certs.other_cas.len() == 1;
+    if config.inject.manager && !namespace.opted_out && !manager.opted_out && can_inject {
+        // It came before the certificates, or while the program was away.
+        let mend = format!("The variable is set when the pod is created: let it come anew.\n{}", manager.restart);
+        return Finding::fault(Check::CertsHost, manager.shown.as_str(), what).because(WITHOUT_CA).mend(mend);
+    }
+    Finding::warning(Check::CertsHost, manager.shown.as_str(), what)
+        .because(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
+        .mend(format!(
+            "Give the CA the name that the runner looks for, {KEY_CA} or {host}.crt:\n{}\n{}",
+            put(config, namespace, &format!("{host}.crt")),
+            manager.restart
+        ))
+}
+
+/// A URL may carry a password.
+fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
+fn bundle(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Option<Finding> {
+    let subject = format!("{}/{CONFIGMAP_TRUST}", namespace.name);
+    let wanted = match (&namespace.certs, config.inject.jobs || config.inject.services) {
+        (Ok(Some(found)), true) if found.state.bundle.is_some() => &found.state.bundle,
+        _ => return None,
+    };
+    let fault = |what: &str| {
+        Finding::fault(Check::TrustBundle, subject.clone(), what)
+            .because("Job pods mount it: without it, or with an old one, jobs do not trust the CAs of today.")
+            .mend(look_at_the_program(facts))
+    };
+    Some(match &namespace.trust {
+        Err(unseen) => Finding::unseen(Check::TrustBundle, subject.clone(), unseen),
+        Ok(None) => fault("is not there"),
+        Ok(Some(there)) if !there.is_ours(&config.certs_secret_name) => fault("is not ours: it lacks our marks"),
+        Ok(Some(there)) if !there.has_content_of(wanted) => fault("is not what follows from the certificates"),
+        Ok(Some(_)) => Finding::ok(Check::TrustBundle, subject.clone(), "is what follows from the certificates"),
+    })
+}
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;
