@@ -239,6 +239,21 @@ fn each_module_of_the_server_knows_what_the_table_in_lib_rs_says_and_nothing_els
     }
 }
 
+/// Who searches for a type finds one.
+#[test]
+fn type_names_are_unique_in_each_crate() {
+    for (root, modules_of_their_own) in [("src/lib.rs", &[][..]), ("cli/src/lib.rs", &["Arguments"])] {
+        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for source in sources(root) {
+            for name in source.types.iter().filter(|name| !modules_of_their_own.contains(&name.as_str())) {
+                places.entry(name.clone()).or_default().push(shown(&source.path));
+            }
+        }
+        places.retain(|_, places| places.len() > 1);
+        assert!(places.is_empty(), "{root}: {places:#?}");
+    }
+}
+
 /// No command knows the inside of another; `migrate` goes one day, and nothing else may notice.
 #[test]
 fn nothing_knows_migrate_but_the_list_of_commands() {
