@@ -2,7 +2,7 @@
 
 use super::{
     permits::Wanted,
-    plan::{Cause, Plan},
+    plan::{Plan, UpdateReason},
     secret::{SecretState, Source},
 };
 use crate::brake::Rival;
@@ -34,7 +34,7 @@ impl Action {
         let (_, cause) = named(plan);
         Self {
             version: source.and_then(|source| source.state.metadata.resource_version.clone()),
-            replaced_keys: there.filter(|_| cause == Some(Cause::Foreign)).map(|there| there.keys.clone()),
+            replaced_keys: there.filter(|_| cause == Some(UpdateReason::Foreign)).map(|there| there.keys.clone()),
             ..Self::of_trust(plan, wanted, rival)
         }
     }
@@ -42,14 +42,14 @@ impl Action {
     /// Of a plan for a trust bundle.
     pub(super) fn of_trust(plan: &Plan, wanted: Wanted, rival: Rival) -> Self {
         let (name, cause) = named(plan);
-        let changes_content = cause.is_some_and(|cause| cause != Cause::Marks);
+        let changes_content = cause.is_some_and(|cause| cause != UpdateReason::Marks);
         Self { name, wanted, rival, changes_content, version: None, replaced_keys: None }
     }
 }
 
-fn named(plan: &Plan) -> (&'static str, Option<Cause>) {
+fn named(plan: &Plan) -> (&'static str, Option<UpdateReason>) {
     match plan {
-        Plan::Rest(_) => ("none", None),
+        Plan::NoAction(_) => ("none", None),
         Plan::Create => ("create", None),
         Plan::Update(cause) => ("update", Some(*cause)),
         Plan::Replace(cause) => ("replace", Some(*cause)),

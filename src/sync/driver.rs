@@ -9,7 +9,7 @@ use super::{
     action::Action,
     observe::{Observed, Subject, Target},
     permits::{Permit, Permits, Wanted},
-    plan::{Cause, Plan, Rest, SourceView, Unwanted, plan, plan_trust},
+    plan::{DeleteReason, NoAction, Plan, SourceView, UpdateReason, plan, plan_trust},
     queue::{Order, Queue},
     reread::{Both, Rereads},
     restart::{self, Contents, Restarts},
@@ -236,7 +236,7 @@ impl Driver {
         let there = self.observed.target(clone, &target.namespace);
         let seen_source = self.observed.source(&self.config, clone);
         let seen = plan(spec, seen_source, namespace, there);
-        if let Plan::Rest(rest) = seen {
+        if let Plan::NoAction(rest) = seen {
             return self.rest(&target, &rest);
         }
         let rival = self.rival(there.is_some_and(SecretState::is_last_by_us));
@@ -247,11 +247,11 @@ impl Driver {
         let there = self.observed.target(clone, &target.namespace);
         let (Some(spec), Some(reads)) = (self.config.clones.get(clone), self.reads.get_mut(clone)) else { return };
         let (plan, source) = match (seen, reads.answer(mark)) {
-            (seen @ Plan::Delete(Unwanted::NotSelected | Unwanted::Leftover), _) => (seen, None),
+            (seen @ Plan::Delete(DeleteReason::NotSelected | DeleteReason::Leftover), _) => (seen, None),
             (_, Some(source)) => (plan(spec, SourceView::of(source.as_deref()), namespace, there), source.clone()),
             (_, None) => return reads.wait(target),
         };
-        if let Plan::Rest(rest) = plan {
+        if let Plan::NoAction(rest) = plan {
             return self.rest(&target, &rest);
         }
         let read = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
@@ -275,7 +275,7 @@ impl Driver {
         let namespace = self.observed.namespace_of(&self.config, &target);
         let there = self.observed.all_bundles().get(&target.namespace);
         let plan = plan_trust(&self.config.certs_secret_name, self.observed.certs_of(&target), namespace, there);
-        if let Plan::Rest(rest) = plan {
+        if let Plan::NoAction(rest) = plan {
             return self.rest(&target, &rest);
         }
         let rival = self.rival(there.is_some_and(BundleState::is_last_by_us));
@@ -289,12 +289,14 @@ impl Driver {
         let (there, namespace) = (there.cloned(), target.namespace.clone());
         self.begin(target, action, async move {
             match (plan, there) {
-                (Plan::Delete(Unwanted::NotSelected | Unwanted::Leftover), _)
+                (Plan::Delete(DeleteReason::NotSelected | DeleteReason::Leftover), _)
                     if writer.is_selected(&config.runner_namespaces, &namespace).await? =>
                 {
                     Ok(false)
                 }
-                (Plan::Delete(Unwanted::SourceDeleted), _) if !publisher.has_no_source(&namespace).await? => Ok(false),
+                (Plan::Delete(DeleteReason::SourceDeleted), _) if !publisher.has_no_source(&namespace).await? => {
+                    Ok(false)
+                }
                 (Plan::Delete(_), Some(there)) => publisher.withdraw(&namespace, &there).await.map(|()| true),
                 (_, there) => publisher.publish(&namespace, there.as_ref()).await,
             }
@@ -311,13 +313,13 @@ impl Driver {
         let now = Instant::now();
         // Without our marks it is what its source is all the same.
         self.stale |= match plan {
-            Plan::Update(Cause::Marks) => self.states.falls_in_step(target),
+            Plan::Update(UpdateReason::Marks) => self.states.falls_in_step(target),
             _ => self.states.falls_out_of_step(target, now),
         };
         match self.permits.ask(self.standings.current(), target, plan, (wanted, rival), now) {
             Permit::Now => return false,
             Permit::Unknown => self.queue.rest(target),
-            Permit::OfOther => self.rest(target, &Rest::Standby),
+            Permit::OfOther => self.rest(target, &NoAction::Standby),
             Permit::Later { due, is_contended } => {
                 if is_contended {
                     self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);

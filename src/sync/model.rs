@@ -203,7 +203,8 @@ impl World {
             }
             let Replica { revision, writer, namespace, source, clone, work } = *replica;
             if work == Work::Idle {
-                if revision == writer && !matches!(planner.plan(revision, source, namespace, clone), Plan::Rest(_)) {
+                if revision == writer && !matches!(planner.plan(revision, source, namespace, clone), Plan::NoAction(_))
+                {
                     let plan = planner.plan(revision, self.source, namespace, clone);
                     let work = work_of(&plan, self.source.map(|token| revision * REVISION + token), clone);
                     add(Action::ReadAndPlan(index), with(Replica { work, ..*replica }));
@@ -293,7 +294,7 @@ impl World {
             let Replica { revision, writer, namespace, source, clone, work } = *replica;
             let all_seen = (writer, namespace, source, clone) == (self.writer, self.namespace, self.source, self.clone);
             let wants =
-                revision == writer && !matches!(planner.plan(revision, source, namespace, clone), Plan::Rest(_));
+                revision == writer && !matches!(planner.plan(revision, source, namespace, clone), Plan::NoAction(_));
             all_seen && work == Work::Idle && !wants
         })
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     observe::Target,
-    plan::{CertsView, Plan, SourceView, Unwanted},
+    plan::{CertsView, DeleteReason, Plan, SourceView},
 };
 use crate::{
     brake::{Brake, Rival},
@@ -90,7 +90,7 @@ impl Permits {
             Standing::Standby | Standing::Superseded => return Permit::OfOther,
             Standing::Active => {}
         }
-        let old_enough = if *plan == Plan::Delete(Unwanted::Leftover) {
+        let old_enough = if *plan == Plan::Delete(DeleteReason::Leftover) {
             Some(*self.leftovers.entry(target.clone()).or_insert(now) + self.cleanup_delay)
         } else {
             self.leftovers.remove(target);
@@ -129,7 +129,7 @@ impl Permits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{observe::Subject, plan::Cause};
+    use crate::sync::{observe::Subject, plan::UpdateReason};
 
     const DELAY: Duration = Duration::from_mins(2);
 
@@ -144,16 +144,16 @@ mod tests {
     #[test]
     fn a_leftover_waits_from_when_it_was_found_as_long_as_it_is_one() {
         let (mut permits, now) = (Permits::new(DELAY), Instant::now());
-        let leftover = Plan::Delete(Unwanted::Leftover);
+        let leftover = Plan::Delete(DeleteReason::Leftover);
         let later = |due| Permit::Later { due, is_contended: false };
         assert_eq!(ask(&mut permits, &leftover, now), later(now + DELAY));
         assert_eq!(ask(&mut permits, &leftover, now + DELAY / 2), later(now + DELAY));
         assert_eq!(ask(&mut permits, &leftover, now + DELAY), Permit::Now);
         permits.forget_leftovers();
         assert_eq!(ask(&mut permits, &leftover, now + DELAY), later(now + 2 * DELAY), "it takes over");
-        assert_eq!(ask(&mut permits, &Plan::Update(Cause::Differs), now + DELAY), Permit::Now);
+        assert_eq!(ask(&mut permits, &Plan::Update(UpdateReason::Differs), now + DELAY), Permit::Now);
         assert_eq!(ask(&mut permits, &leftover, now + 2 * DELAY), later(now + 3 * DELAY), "it was wanted in between");
-        assert_eq!(ask(&mut permits, &Plan::Delete(Unwanted::NotSelected), now), Permit::Now, "seen to leave");
+        assert_eq!(ask(&mut permits, &Plan::Delete(DeleteReason::NotSelected), now), Permit::Now, "seen to leave");
     }
 
     #[test]

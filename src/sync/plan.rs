@@ -58,20 +58,20 @@ pub enum NamespaceView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Nothing; this is why.
-    Rest(Rest),
+    NoAction(NoAction),
     /// It is absent and wanted.
     Create,
     /// It is there and differs; it can be changed in place.
-    Update(Cause),
+    Update(UpdateReason),
     /// It is there and differs, and only a new object can be right.
-    Replace(Cause),
+    Replace(UpdateReason),
     /// It is ours and no longer wanted.
-    Delete(Unwanted),
+    Delete(DeleteReason),
 }
 
 /// Why nothing is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rest {
+pub enum NoAction {
     /// The clone equals its source.
     Synced,
     /// Something is not loaded yet.
@@ -98,7 +98,7 @@ pub enum Rest {
 
 /// Why a clone is written although it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum UpdateReason {
     /// It is ours, and the source changed or the clone was edited.
     Differs,
     /// It is a foreign Secret that differs; its content is lost.
@@ -109,7 +109,7 @@ pub enum Cause {
 
 /// Why a clone of ours is no longer wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwanted {
+pub enum DeleteReason {
     /// Its source was deleted, and `onSourceDeleted` says delete.
     SourceDeleted,
     /// Its namespace is not a runner namespace any more.
@@ -119,7 +119,7 @@ pub enum Unwanted {
     Leftover,
 }
 
-impl Rest {
+impl NoAction {
     /// The word for logs, metrics and events.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -141,22 +141,22 @@ impl Rest {
 /// Decides what is to be done with the clone of `spec` in one namespace, where `target` is now.
 pub fn plan(spec: &CloneSpec, source: SourceView<'_>, namespace: NamespaceView, target: Option<&SecretState>) -> Plan {
     match namespace {
-        NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
-        NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
-        NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
-        NamespaceView::Left => delete_if_ours(spec, target, Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
+        NamespaceView::Absent => Plan::NoAction(NoAction::NamespaceAbsent),
+        NamespaceView::Terminating => Plan::NoAction(NoAction::NamespaceTerminating),
+        NamespaceView::Left => delete_if_ours(spec, target, DeleteReason::NotSelected, NoAction::NotWanted),
         // Labels prove nothing: anybody can write them.
         NamespaceView::NotSelected if target.is_some_and(SecretState::was_ours) => {
-            delete_if_ours(spec, target, Unwanted::Leftover, Rest::NotWanted)
+            delete_if_ours(spec, target, DeleteReason::Leftover, NoAction::NotWanted)
         }
-        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
+        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::NoAction(NoAction::NotWanted),
         NamespaceView::Active => match source {
-            SourceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
+            SourceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
             SourceView::Missing if spec.on_source_deleted == OnSourceDeleted::Delete => {
-                delete_if_ours(spec, target, Unwanted::SourceDeleted, Rest::SourceMissing)
+                delete_if_ours(spec, target, DeleteReason::SourceDeleted, NoAction::SourceMissing)
             }
-            SourceView::Missing => Plan::Rest(Rest::SourceMissing),
-            SourceView::Present(source) if source.has_side_effects() => Plan::Rest(Rest::SourceTypeRefused),
+            SourceView::Missing => Plan::NoAction(NoAction::SourceMissing),
+            SourceView::Present(source) if source.has_side_effects() => Plan::NoAction(NoAction::SourceTypeRefused),
             SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
         },
     }
@@ -171,69 +171,72 @@ pub fn plan_trust(
 ) -> Plan {
     let withdraw = |why, otherwise| match there {
         Some(there) if there.is_ours(certs_secret_name) && !there.is_terminating() => Plan::Delete(why),
-        _ => Plan::Rest(otherwise),
+        _ => Plan::NoAction(otherwise),
     };
     match namespace {
-        NamespaceView::NotLoaded => Plan::Rest(Rest::NotLoaded),
-        NamespaceView::Absent => Plan::Rest(Rest::NamespaceAbsent),
-        NamespaceView::Terminating => Plan::Rest(Rest::NamespaceTerminating),
-        NamespaceView::Left => withdraw(Unwanted::NotSelected, Rest::NotWanted),
+        NamespaceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
+        NamespaceView::Absent => Plan::NoAction(NoAction::NamespaceAbsent),
+        NamespaceView::Terminating => Plan::NoAction(NoAction::NamespaceTerminating),
+        NamespaceView::Left => withdraw(DeleteReason::NotSelected, NoAction::NotWanted),
         NamespaceView::NotSelected if there.is_some_and(BundleState::was_ours) => {
-            withdraw(Unwanted::Leftover, Rest::NotWanted)
+            withdraw(DeleteReason::Leftover, NoAction::NotWanted)
         }
-        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::Rest(Rest::NotWanted),
+        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::NoAction(NoAction::NotWanted),
         NamespaceView::Active => match certs {
-            CertsView::NotLoaded => Plan::Rest(Rest::NotLoaded),
-            CertsView::Missing => withdraw(Unwanted::SourceDeleted, Rest::SourceMissing),
+            CertsView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
+            CertsView::Missing => withdraw(DeleteReason::SourceDeleted, NoAction::SourceMissing),
             // What was published stays: half a mistake must not take trust from every job.
-            CertsView::Present(certs) if certs.bundle.problem().is_some() => Plan::Rest(Rest::CertsUnusable),
+            CertsView::Present(certs) if certs.bundle.problem().is_some() => Plan::NoAction(NoAction::CertsUnusable),
             CertsView::Present(certs) if !certs.bundle.is_some() => {
-                withdraw(Unwanted::SourceDeleted, Rest::SourceMissing)
+                withdraw(DeleteReason::SourceDeleted, NoAction::SourceMissing)
             }
             CertsView::Present(certs) => match there {
                 None => Plan::Create,
                 // Whoever put a finalizer on it must not have the last word on its content.
                 Some(there) if there.is_terminating() && (there.immutable || there.has_content_of(&certs.bundle)) => {
-                    Plan::Rest(Rest::CloneTerminating)
+                    Plan::NoAction(NoAction::CloneTerminating)
                 }
-                Some(there) if !there.has_content_of(&certs.bundle) => Plan::Update(Cause::Differs),
-                Some(there) if !there.is_ours(certs_secret_name) => Plan::Update(Cause::Marks),
-                Some(_) => Plan::Rest(Rest::Synced),
+                Some(there) if !there.has_content_of(&certs.bundle) => Plan::Update(UpdateReason::Differs),
+                Some(there) if !there.is_ours(certs_secret_name) => Plan::Update(UpdateReason::Marks),
+                Some(_) => Plan::NoAction(NoAction::Synced),
             },
         },
     }
 }
 
-fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: Unwanted, otherwise: Rest) -> Plan {
+fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: DeleteReason, otherwise: NoAction) -> Plan {
     match target {
         Some(target) if target.is_ours(spec) && !target.is_terminating() => Plan::Delete(why),
-        _ => Plan::Rest(otherwise),
+        _ => Plan::NoAction(otherwise),
     }
 }
 
 fn converge(spec: &CloneSpec, source: &SecretState, target: &SecretState) -> Plan {
     if target.has_content_of(source) {
         if target.is_terminating() {
-            return Plan::Rest(Rest::CloneTerminating);
+            return Plan::NoAction(NoAction::CloneTerminating);
         }
         // What a living policy holds in step is left to it: two that put their own marks on would never rest.
         return if target.is_kyvernos() || target.has_marks_of(spec) {
-            Plan::Rest(Rest::Synced)
+            Plan::NoAction(NoAction::Synced)
         } else {
-            Plan::Update(Cause::Marks)
+            Plan::Update(UpdateReason::Marks)
         };
     }
-    let cause =
-        if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() { Cause::Differs } else { Cause::Foreign };
-    if cause == Cause::Foreign && spec.on_foreign_target == OnForeignTarget::Refuse {
-        return Plan::Rest(Rest::Conflict);
+    let cause = if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() {
+        UpdateReason::Differs
+    } else {
+        UpdateReason::Foreign
+    };
+    if cause == UpdateReason::Foreign && spec.on_foreign_target == OnForeignTarget::Refuse {
+        return Plan::NoAction(NoAction::Conflict);
     }
     // The API server changes neither the type of a Secret nor the data of an immutable one.
     match (target.immutable || target.secret_type != source.secret_type, target.is_terminating()) {
         (false, _) => Plan::Update(cause),
         (true, false) => Plan::Replace(cause),
         // It is deleted already, and cannot be changed.
-        (true, true) => Plan::Rest(Rest::CloneTerminating),
+        (true, true) => Plan::NoAction(NoAction::CloneTerminating),
     }
 }
 
@@ -283,23 +286,23 @@ mod tests {
     #[test]
     fn a_clone_follows_its_source() {
         assert_eq!(decide(&spec(), None), Plan::Create);
-        assert_eq!(decide(&spec(), Some(ours())), Plan::Rest(Rest::Synced));
+        assert_eq!(decide(&spec(), Some(ours())), Plan::NoAction(NoAction::Synced));
         let edited = with(ours(), "/stringData", json!({"runner-token": "edited"}));
-        assert_eq!(decide(&spec(), Some(edited.clone())), Plan::Update(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(edited.clone())), Plan::Update(UpdateReason::Differs));
         let extra_key = with(ours(), "/stringData/extra", json!("x"));
-        assert_eq!(decide(&spec(), Some(extra_key)), Plan::Update(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(extra_key)), Plan::Update(UpdateReason::Differs));
         assert_eq!(
             decide(&spec(), Some(with(edited.clone(), "/immutable", json!(true)))),
-            Plan::Replace(Cause::Differs)
+            Plan::Replace(UpdateReason::Differs)
         );
-        assert_eq!(decide(&spec(), Some(with(ours(), "/type", json!("x/y")))), Plan::Replace(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(with(ours(), "/type", json!("x/y")))), Plan::Replace(UpdateReason::Differs));
         // Content is right: an immutable clone is not torn down for nothing.
-        assert_eq!(decide(&spec(), Some(with(ours(), "/immutable", json!(true)))), Plan::Rest(Rest::Synced));
+        assert_eq!(decide(&spec(), Some(with(ours(), "/immutable", json!(true)))), Plan::NoAction(NoAction::Synced));
         // Being deleted, and held by a finalizer: its content is corrected; what only a new object could be waits for that.
         let terminating = |value| with(value, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
-        assert_eq!(decide(&spec(), Some(terminating(edited.clone()))), Plan::Update(Cause::Differs));
+        assert_eq!(decide(&spec(), Some(terminating(edited.clone()))), Plan::Update(UpdateReason::Differs));
         for waits in [ours(), with(edited, "/immutable", json!(true)), with(ours(), "/type", json!("x/y"))] {
-            assert_eq!(decide(&spec(), Some(terminating(waits))), Plan::Rest(Rest::CloneTerminating));
+            assert_eq!(decide(&spec(), Some(terminating(waits))), Plan::NoAction(NoAction::CloneTerminating));
         }
     }
 
@@ -308,16 +311,16 @@ mod tests {
         for pointer in ["/metadata/labels", "/metadata/annotations"] {
             assert_eq!(
                 decide(&spec(), Some(with(ours(), pointer, json!({})))),
-                Plan::Update(Cause::Marks),
+                Plan::Update(UpdateReason::Marks),
                 "{pointer}"
             );
         }
         let mut labelled = spec();
         labelled.labels.insert("team".into(), "ci".into());
-        assert_eq!(decide(&labelled, Some(ours())), Plan::Update(Cause::Marks));
+        assert_eq!(decide(&labelled, Some(ours())), Plan::Update(UpdateReason::Marks));
         assert_eq!(
             decide(&labelled, Some(with(ours(), "/metadata/labels/team", json!("ci")))),
-            Plan::Rest(Rest::Synced)
+            Plan::NoAction(NoAction::Synced)
         );
     }
 
@@ -328,17 +331,17 @@ mod tests {
         let mut refusing = spec();
         refusing.on_foreign_target = OnForeignTarget::Refuse;
         for spec in [&spec(), &refusing] {
-            assert_eq!(decide(spec, Some(equal.clone())), Plan::Update(Cause::Marks));
+            assert_eq!(decide(spec, Some(equal.clone())), Plan::Update(UpdateReason::Marks));
         }
-        assert_eq!(decide(&spec(), Some(different.clone())), Plan::Update(Cause::Foreign));
+        assert_eq!(decide(&spec(), Some(different.clone())), Plan::Update(UpdateReason::Foreign));
         assert_eq!(
             decide(&spec(), Some(with(different.clone(), "/immutable", json!(true)))),
-            Plan::Replace(Cause::Foreign)
+            Plan::Replace(UpdateReason::Foreign)
         );
-        assert_eq!(decide(&refusing, Some(different.clone())), Plan::Rest(Rest::Conflict));
+        assert_eq!(decide(&refusing, Some(different.clone())), Plan::NoAction(NoAction::Conflict));
         // Marked as the clone of another source: not ours either.
         let others = with(ours(), "/metadata/annotations", json!({"gitlab-runner-webhook/source": "other/secret"}));
-        assert_eq!(decide(&refusing, Some(with(others, "/stringData", json!({})))), Plan::Rest(Rest::Conflict));
+        assert_eq!(decide(&refusing, Some(with(others, "/stringData", json!({})))), Plan::NoAction(NoAction::Conflict));
     }
 
     #[test]
@@ -349,7 +352,7 @@ mod tests {
             "metadata": {"managedFields": [{"manager": "kubectl"}, {"manager": "gitlab-runner-webhook-clone"}]},
             "stringData": {"runner-token": "edited"},
         });
-        assert_eq!(decide(&refusing, Some(stripped)), Plan::Update(Cause::Differs));
+        assert_eq!(decide(&refusing, Some(stripped)), Plan::Update(UpdateReason::Differs));
     }
 
     #[test]
@@ -359,9 +362,9 @@ mod tests {
         let mut refusing = spec();
         refusing.on_foreign_target = OnForeignTarget::Refuse;
         for spec in [&spec(), &refusing] {
-            assert_eq!(decide(spec, Some(equal.clone())), Plan::Rest(Rest::Synced));
+            assert_eq!(decide(spec, Some(equal.clone())), Plan::NoAction(NoAction::Synced));
             let stale = with(equal.clone(), "/stringData", json!({"runner-token": "old"}));
-            assert_eq!(decide(spec, Some(stale)), Plan::Update(Cause::Differs));
+            assert_eq!(decide(spec, Some(stale)), Plan::Update(UpdateReason::Differs));
         }
     }
 
@@ -373,10 +376,10 @@ mod tests {
         let source = source();
         for source in [SourceView::NotLoaded, SourceView::Missing, SourceView::Present(&source)] {
             let plan = plan(&deleting, source, NamespaceView::NotLoaded, Some(&target));
-            assert_eq!(plan, Plan::Rest(Rest::NotLoaded));
+            assert_eq!(plan, Plan::NoAction(NoAction::NotLoaded));
         }
         let plan = plan(&deleting, SourceView::NotLoaded, NamespaceView::Active, Some(&target));
-        assert_eq!(plan, Plan::Rest(Rest::NotLoaded));
+        assert_eq!(plan, Plan::NoAction(NoAction::NotLoaded));
     }
 
     #[test]
@@ -387,10 +390,10 @@ mod tests {
         let ours = SecretState::from(secret(ours()));
         let foreign = SecretState::from(secret(json!({"metadata": {}})));
         let decide = |spec, target| plan(spec, SourceView::Missing, NamespaceView::Active, target);
-        assert_eq!(decide(&keeping, Some(&ours)), Plan::Rest(Rest::SourceMissing));
-        assert_eq!(decide(&deleting, Some(&ours)), Plan::Delete(Unwanted::SourceDeleted));
-        assert_eq!(decide(&deleting, Some(&foreign)), Plan::Rest(Rest::SourceMissing));
-        assert_eq!(decide(&deleting, None), Plan::Rest(Rest::SourceMissing));
+        assert_eq!(decide(&keeping, Some(&ours)), Plan::NoAction(NoAction::SourceMissing));
+        assert_eq!(decide(&deleting, Some(&ours)), Plan::Delete(DeleteReason::SourceDeleted));
+        assert_eq!(decide(&deleting, Some(&foreign)), Plan::NoAction(NoAction::SourceMissing));
+        assert_eq!(decide(&deleting, None), Plan::NoAction(NoAction::SourceMissing));
     }
 
     #[test]
@@ -400,22 +403,22 @@ mod tests {
         let foreign = SecretState::from(secret(json!({"metadata": {}})));
         let decide = |namespace, target| plan(&spec(), SourceView::Present(&source), namespace, target);
         for target in [None, Some(&foreign), Some(&ours)] {
-            assert_eq!(decide(NamespaceView::Terminating, target), Plan::Rest(Rest::NamespaceTerminating));
-            assert_eq!(decide(NamespaceView::Absent, target), Plan::Rest(Rest::NamespaceAbsent));
-            assert_eq!(decide(NamespaceView::OfSource, target), Plan::Rest(Rest::NotWanted));
+            assert_eq!(decide(NamespaceView::Terminating, target), Plan::NoAction(NoAction::NamespaceTerminating));
+            assert_eq!(decide(NamespaceView::Absent, target), Plan::NoAction(NoAction::NamespaceAbsent));
+            assert_eq!(decide(NamespaceView::OfSource, target), Plan::NoAction(NoAction::NotWanted));
         }
-        assert_eq!(decide(NamespaceView::NotSelected, None), Plan::Rest(Rest::NotWanted));
-        assert_eq!(decide(NamespaceView::NotSelected, Some(&foreign)), Plan::Rest(Rest::NotWanted));
-        assert_eq!(decide(NamespaceView::Left, None), Plan::Rest(Rest::NotWanted));
-        assert_eq!(decide(NamespaceView::Left, Some(&foreign)), Plan::Rest(Rest::NotWanted));
-        assert_eq!(decide(NamespaceView::Left, Some(&ours)), Plan::Delete(Unwanted::NotSelected));
+        assert_eq!(decide(NamespaceView::NotSelected, None), Plan::NoAction(NoAction::NotWanted));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&foreign)), Plan::NoAction(NoAction::NotWanted));
+        assert_eq!(decide(NamespaceView::Left, None), Plan::NoAction(NoAction::NotWanted));
+        assert_eq!(decide(NamespaceView::Left, Some(&foreign)), Plan::NoAction(NoAction::NotWanted));
+        assert_eq!(decide(NamespaceView::Left, Some(&ours)), Plan::Delete(DeleteReason::NotSelected));
         // What is merely found there may be somebody's that looks like ours, or what another configuration wants.
-        assert_eq!(decide(NamespaceView::NotSelected, Some(&ours)), Plan::Rest(Rest::NotWanted));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&ours)), Plan::NoAction(NoAction::NotWanted));
         let written = with(super::tests::ours(), "/metadata/managedFields", managers("gitlab-runner-webhook-clone"));
         let written = SecretState::from(secret(written));
-        assert_eq!(decide(NamespaceView::NotSelected, Some(&written)), Plan::Delete(Unwanted::Leftover));
+        assert_eq!(decide(NamespaceView::NotSelected, Some(&written)), Plan::Delete(DeleteReason::Leftover));
         for namespace in [NamespaceView::OfSource, NamespaceView::Absent] {
-            assert!(matches!(decide(namespace, Some(&written)), Plan::Rest(_)));
+            assert!(matches!(decide(namespace, Some(&written)), Plan::NoAction(_)));
         }
     }
 
@@ -428,7 +431,7 @@ mod tests {
         for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"] {
             let source = SecretState::from(secret(json!({"type": kind})));
             let plan = plan(&spec(), SourceView::Present(&source), NamespaceView::Active, None);
-            assert_eq!(plan, Plan::Rest(Rest::SourceTypeRefused), "{kind}");
+            assert_eq!(plan, Plan::NoAction(NoAction::SourceTypeRefused), "{kind}");
         }
     }
 
@@ -463,26 +466,26 @@ mod tests {
 
         let table = [
             (Present(&good), Active, None, Plan::Create),
-            (Present(&good), Active, Some(&ours), Plan::Rest(Rest::Synced)),
-            (Present(&good), Active, Some(&edited), Plan::Update(Cause::Differs)),
-            (Present(&good), Active, Some(&unmarked), Plan::Update(Cause::Marks)),
-            (Present(&good), Active, Some(&terminating), Plan::Rest(Rest::CloneTerminating)),
-            (Present(&good), Active, Some(&terminating_edited), Plan::Update(Cause::Differs)),
+            (Present(&good), Active, Some(&ours), Plan::NoAction(NoAction::Synced)),
+            (Present(&good), Active, Some(&edited), Plan::Update(UpdateReason::Differs)),
+            (Present(&good), Active, Some(&unmarked), Plan::Update(UpdateReason::Marks)),
+            (Present(&good), Active, Some(&terminating), Plan::NoAction(NoAction::CloneTerminating)),
+            (Present(&good), Active, Some(&terminating_edited), Plan::Update(UpdateReason::Differs)),
             // No mistake and no ignorance takes trust away; having nothing to trust does.
-            (Present(&bad), Active, Some(&ours), Plan::Rest(Rest::CertsUnusable)),
-            (NotLoaded, Active, Some(&ours), Plan::Rest(Rest::NotLoaded)),
-            (Present(&good), NamespaceView::NotLoaded, Some(&ours), Plan::Rest(Rest::NotLoaded)),
-            (Present(&empty), Active, Some(&ours), Plan::Delete(Unwanted::SourceDeleted)),
-            (Missing, Active, Some(&ours), Plan::Delete(Unwanted::SourceDeleted)),
-            (Missing, Active, Some(&unmarked), Plan::Rest(Rest::SourceMissing)),
-            (Missing, Active, None, Plan::Rest(Rest::SourceMissing)),
-            (Present(&good), Left, Some(&ours), Plan::Delete(Unwanted::NotSelected)),
-            (Present(&good), Left, Some(&unmarked), Plan::Rest(Rest::NotWanted)),
-            (Present(&good), NotSelected, Some(&ours), Plan::Rest(Rest::NotWanted)),
-            (Present(&good), NotSelected, Some(&written), Plan::Delete(Unwanted::Leftover)),
-            (Present(&good), OfSource, Some(&written), Plan::Rest(Rest::NotWanted)),
-            (Present(&good), Terminating, None, Plan::Rest(Rest::NamespaceTerminating)),
-            (Present(&good), Absent, None, Plan::Rest(Rest::NamespaceAbsent)),
+            (Present(&bad), Active, Some(&ours), Plan::NoAction(NoAction::CertsUnusable)),
+            (NotLoaded, Active, Some(&ours), Plan::NoAction(NoAction::NotLoaded)),
+            (Present(&good), NamespaceView::NotLoaded, Some(&ours), Plan::NoAction(NoAction::NotLoaded)),
+            (Present(&empty), Active, Some(&ours), Plan::Delete(DeleteReason::SourceDeleted)),
+            (Missing, Active, Some(&ours), Plan::Delete(DeleteReason::SourceDeleted)),
+            (Missing, Active, Some(&unmarked), Plan::NoAction(NoAction::SourceMissing)),
+            (Missing, Active, None, Plan::NoAction(NoAction::SourceMissing)),
+            (Present(&good), Left, Some(&ours), Plan::Delete(DeleteReason::NotSelected)),
+            (Present(&good), Left, Some(&unmarked), Plan::NoAction(NoAction::NotWanted)),
+            (Present(&good), NotSelected, Some(&ours), Plan::NoAction(NoAction::NotWanted)),
+            (Present(&good), NotSelected, Some(&written), Plan::Delete(DeleteReason::Leftover)),
+            (Present(&good), OfSource, Some(&written), Plan::NoAction(NoAction::NotWanted)),
+            (Present(&good), Terminating, None, Plan::NoAction(NoAction::NamespaceTerminating)),
+            (Present(&good), Absent, None, Plan::NoAction(NoAction::NamespaceAbsent)),
         ];
         for (certs, namespace, there, expected) in table {
             assert_eq!(plan_trust(&name, certs, namespace, there), expected, "{certs:?} {namespace:?} {there:?}");

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     observe::{Subject, Target},
-    plan::Rest,
+    plan::NoAction,
 };
 use crate::{
     cluster::{Events, Occurrence, Reason, Regarding, Uid},
@@ -57,13 +57,13 @@ impl States {
     }
 
     /// Notes that nothing is to be done, and why. Returns whether admission has to know.
-    pub fn note_rest(&mut self, target: &Target, rest: &Rest, now: Instant) -> bool {
+    pub fn note_rest(&mut self, target: &Target, rest: &NoAction, now: Instant) -> bool {
         match rest {
-            Rest::Synced | Rest::NotWanted | Rest::NamespaceAbsent | Rest::NamespaceTerminating => {
+            NoAction::Synced | NoAction::NotWanted | NoAction::NamespaceAbsent | NoAction::NamespaceTerminating => {
                 self.falls_in_step(target)
             }
             // Said by the plan that another revision carries out.
-            Rest::Standby => false,
+            NoAction::Standby => false,
             _ => self.falls_out_of_step(target, now),
         }
     }
@@ -71,7 +71,7 @@ impl States {
     /// Notes a state; one log line for each change, and an Event when somebody has to do something, or no longer.
     /// `uid` is the object's, if it is there. Returns whether admission has to know: it is contended now, or no longer.
     pub fn set(&mut self, target: &Target, state: &'static str, detail: Option<&str>, uid: Option<&str>) -> bool {
-        let former = if state == Rest::NotWanted.reason() {
+        let former = if state == NoAction::NotWanted.reason() {
             self.by_target.remove(target)
         } else {
             self.by_target.insert(target.clone(), state)
@@ -109,7 +109,8 @@ impl States {
         uid: Option<&str>,
     ) {
         let is_warning = is_trouble(target.subject, state);
-        let is_over = state == Rest::Synced.reason() && former.is_some_and(|former| is_trouble(target.subject, former));
+        let is_over =
+            state == NoAction::Synced.reason() && former.is_some_and(|former| is_trouble(target.subject, former));
         if !is_warning && !is_over {
             return;
         }
@@ -120,7 +121,7 @@ impl States {
         let note = match (detail, target.subject) {
             _ if is_over => format!("{what} equals its source again"),
             (Some(detail), _) => detail.to_owned(),
-            (None, Subject::Clone(clone)) if state == Rest::SourceMissing.reason() => {
+            (None, Subject::Clone(clone)) if state == NoAction::SourceMissing.reason() => {
                 let source = self.config.clones.get(clone).map(crate::config::CloneSpec::source).unwrap_or_default();
                 format!("the source {source} is missing; create it")
             }
@@ -166,15 +167,15 @@ impl States {
 fn is_trouble(subject: Subject, state: &str) -> bool {
     match subject {
         // No certificates, no trust bundle: most clusters have none.
-        Subject::Trust if state == Rest::SourceMissing.reason() => false,
+        Subject::Trust if state == NoAction::SourceMissing.reason() => false,
         _ => ![
-            Rest::Synced,
-            Rest::NotLoaded,
-            Rest::NamespaceAbsent,
-            Rest::NamespaceTerminating,
-            Rest::CloneTerminating,
-            Rest::NotWanted,
-            Rest::Standby,
+            NoAction::Synced,
+            NoAction::NotLoaded,
+            NoAction::NamespaceAbsent,
+            NoAction::NamespaceTerminating,
+            NoAction::CloneTerminating,
+            NoAction::NotWanted,
+            NoAction::Standby,
         ]
         .iter()
         .any(|rest| rest.reason() == state),

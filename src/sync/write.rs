@@ -7,7 +7,7 @@ use kube::core::{PartialObjectMeta, SelectorExt as _};
 use serde_json::json;
 
 use super::{
-    plan::{Cause, Plan, Unwanted},
+    plan::{DeleteReason, Plan, UpdateReason},
     reread::Both,
     secret::{SecretState, Source},
 };
@@ -62,7 +62,7 @@ impl Writer {
             }
             (Plan::Delete(why), _, Some(there)) => {
                 // The clone may have come to us before its namespace did: ask before deleting.
-                if matches!(why, Unwanted::NotSelected | Unwanted::Leftover)
+                if matches!(why, DeleteReason::NotSelected | DeleteReason::Leftover)
                     && self.is_selected(runner_namespaces, namespace).await?
                 {
                     return Ok(false);
@@ -111,15 +111,15 @@ impl Writer {
         namespace: &NamespaceName,
         source: &Source,
         target: &SecretState,
-        cause: Cause,
+        cause: UpdateReason,
     ) -> Result<(), Problem> {
         let mut metadata = target.metadata.clone();
-        if cause == Cause::Marks || !target.is_kyvernos() {
+        if cause == UpdateReason::Marks || !target.is_kyvernos() {
             let labels = metadata.labels.get_or_insert_default();
             labels.extend(spec.labels.clone());
             labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
             let mut ours = annotations(spec, source);
-            if cause == Cause::Marks {
+            if cause == UpdateReason::Marks {
                 ours.remove(ANNOTATION_CONTENT);
             }
             metadata.annotations.get_or_insert_default().extend(ours);

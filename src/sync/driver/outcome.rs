@@ -13,7 +13,7 @@ use crate::{
     sync::{
         action::Action,
         observe::{Subject, Target},
-        plan::{CertsView, Rest},
+        plan::{CertsView, NoAction},
         queue::Order,
         secret::Source,
     },
@@ -106,7 +106,7 @@ impl Driver {
         self.stale |= self.states.set(target, state, Some(detail), uid);
     }
 
-    pub(super) fn rest(&mut self, target: &Target, rest: &Rest) {
+    pub(super) fn rest(&mut self, target: &Target, rest: &NoAction) {
         self.permits.forget(target);
         // What has been done already in the middle of a fan-out was done by another replica.
         if self.writes > 0 {
@@ -121,26 +121,28 @@ impl Driver {
             return;
         }
         let detail = match (rest, target.subject) {
-            (Rest::Conflict, Subject::Clone(clone)) => {
+            (NoAction::Conflict, Subject::Clone(clone)) => {
                 let there = self.observed.target(clone, &target.namespace);
                 let keys = there.map(|there| there.keys.join(",")).unwrap_or_default();
                 Some(format!("a Secret that is not ours, with keys {keys}, has the clone's name"))
             }
-            (Rest::SourceTypeRefused, _) => Some("a Secret of the source's type must not be copied".to_owned()),
-            (Rest::CertsUnusable, _) => match self.observed.certs_of(target) {
+            (NoAction::SourceTypeRefused, _) => Some("a Secret of the source's type must not be copied".to_owned()),
+            (NoAction::CertsUnusable, _) => match self.observed.certs_of(target) {
                 CertsView::Present(certs) => certs.bundle.problem().map(ToOwned::to_owned),
                 CertsView::NotLoaded | CertsView::Missing => None,
             },
             _ => None,
         };
-        if matches!((rest, target.subject), (Rest::Synced, Subject::Clone(_))) {
+        if matches!((rest, target.subject), (NoAction::Synced, Subject::Clone(_))) {
             self.tell_content(&target.namespace);
         }
         let uid = self.observed.uid(target);
         self.stale |= self.states.note_rest(target, rest, Instant::now());
         self.stale |= match (contended, rest) {
             // Right for now, and the next one to change it is about to come.
-            (Some(_), Rest::Synced) => self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid),
+            (Some(_), NoAction::Synced) => {
+                self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid)
+            }
             _ => self.states.set(target, rest.reason(), detail.as_deref(), uid),
         };
     }
