@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Clients, Events, Peers, Requests, RevisionWatch, Standing, Standings, Teller},
+    cluster::{self, Clients, EventQueue, EventWriter, Peers, Requests, RevisionWatch, Standing, Standings},
     config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
     pki::{self, CertificateFiles, FileCertificate, Rotation, Trouble},
@@ -47,7 +47,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let probe_socket = bind(settings.probe_listen, "--probe-listen")?;
     let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
     let certificate = Certificate::new(metrics.clone());
-    let events = Events::default();
+    let events = EventQueue::default();
     let way = match settings.tls {
         TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
         TlsMode::Files => {
@@ -64,7 +64,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let requests = Requests::new(clients.request.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
-    let teller = Teller::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
+    let teller = EventWriter::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
     let router = webhook_router(state.clone());

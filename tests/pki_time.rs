@@ -242,7 +242,7 @@ impl Clocks {
             Arc::clone(&certificate),
             &Health::new(),
             Metrics::new(),
-            cluster::Events::default(),
+            cluster::EventQueue::default(),
         );
         let (trigger, shutdown) = shutdown::channel();
         let task = tokio::spawn(rotation.run(shutdown));

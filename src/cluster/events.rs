@@ -35,7 +35,7 @@ const MAX_WAITING: usize = 2048;
 
 /// What is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Occurrence {
+pub struct EventRecord {
     /// What it is about. It may not exist.
     pub regarding: Regarding,
     /// Whether somebody has to do something about it.
@@ -79,41 +79,41 @@ impl Regarding {
 
 /// Takes in what is to be told. Clones share the same list.
 #[derive(Clone, Default)]
-pub struct Events(Arc<Waiting>);
+pub struct EventQueue(Arc<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
     /// The latest occurrence of each object, by namespace and name of the Event.
-    latest: Mutex<BTreeMap<(NamespaceName, String), Occurrence>>,
+    latest: Mutex<BTreeMap<(NamespaceName, String), EventRecord>>,
     news: Notify,
 }
 
 /// Writes Events, for ever.
-pub struct Teller {
-    events: Events,
+pub struct EventWriter {
+    events: EventQueue,
     requests: Requests,
     instance: String,
     standings: Standings,
-    history: History,
+    history: EventHistory,
     brakes: HashMap<(NamespaceName, String), Brake<()>>,
     /// The latest of those that are written too often, and when each may be written.
-    late: BTreeMap<(NamespaceName, String), (Instant, Occurrence)>,
+    late: BTreeMap<(NamespaceName, String), (Instant, EventRecord)>,
 }
 
 /// The troubles that were told and are not over: of each Event which, how often, and since when.
 #[derive(Default)]
-struct History(HashMap<(NamespaceName, String), Told>);
+struct EventHistory(HashMap<(NamespaceName, String), ReportedEvent>);
 
 #[derive(Clone, Copy)]
-struct Told {
+struct ReportedEvent {
     reason: &'static str,
     count: u32,
     first: Timestamp,
 }
 
-impl Events {
+impl EventQueue {
     /// Notes an occurrence; a later one about the same object takes its place.
-    pub fn tell(&self, occurrence: Occurrence) {
+    pub fn tell(&self, occurrence: EventRecord) {
         let key = (occurrence.regarding.namespace.clone(), names::event(&occurrence.regarding.name));
         let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.len() < MAX_WAITING || latest.contains_key(&key) {
@@ -123,18 +123,18 @@ impl Events {
     }
 
     /// Notes an occurrence that could not be written, unless there is a later one.
-    fn give_back(&self, key: (NamespaceName, String), occurrence: Occurrence) {
+    fn give_back(&self, key: (NamespaceName, String), occurrence: EventRecord) {
         self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(occurrence);
     }
 
-    fn take(&self) -> Option<((NamespaceName, String), Occurrence)> {
+    fn take(&self) -> Option<((NamespaceName, String), EventRecord)> {
         self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
     }
 }
 
-impl Teller {
+impl EventWriter {
     /// Writes by these requests what `events` take in. `instance` says which replica it is.
-    pub fn new(events: Events, requests: Requests, instance: String, standings: Standings) -> Self {
+    pub fn new(events: EventQueue, requests: Requests, instance: String, standings: Standings) -> Self {
         let (history, brakes, late) = Default::default();
         Self { events, requests: requests.within(DEADLINE), instance, standings, history, brakes, late }
     }
@@ -165,8 +165,8 @@ impl Teller {
         }
     }
 
-    async fn write(&mut self, namespace: NamespaceName, name: String, occurrence: &Occurrence) {
-        let Occurrence { regarding, is_warning, reason, note } = occurrence;
+    async fn write(&mut self, namespace: NamespaceName, name: String, occurrence: &EventRecord) {
+        let EventRecord { regarding, is_warning, reason, note } = occurrence;
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
         self.brakes.retain(|_, brake| !brake.is_idle(Instant::now()));
@@ -179,7 +179,7 @@ impl Teller {
             return;
         }
         self.late.remove(&key);
-        let Some(Told { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
+        let Some(ReportedEvent { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
         let uid = match &regarding.uid {
             Uid::Seen(uid) => uid.clone(),
             Uid::OfDeployment => self.uid_of_deployment(regarding).await,
@@ -206,7 +206,7 @@ impl Teller {
         match self.requests.apply::<CoreEvent>(FIELD_MANAGER_EVENT, &namespace, &name, event).await {
             Ok(()) => {
                 self.brakes.entry(key.clone()).or_default().wrote((), Rival::Other, Instant::now());
-                self.history.note(key, occurrence, Told { reason, count, first });
+                self.history.note(key, occurrence, ReportedEvent { reason, count, first });
             }
             Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
         }
@@ -218,21 +218,21 @@ impl Teller {
     }
 }
 
-impl History {
+impl EventHistory {
     /// What an Event about this says of the past; `None`: it is not worth one, for the trouble that is over passed
     /// before it was told.
-    fn told(&self, key: &(NamespaceName, String), occurrence: &Occurrence, now: Timestamp) -> Option<Told> {
+    fn told(&self, key: &(NamespaceName, String), occurrence: &EventRecord, now: Timestamp) -> Option<ReportedEvent> {
         let former = self.0.get(key).copied();
         if !occurrence.is_warning && former.is_none() {
             return None;
         }
         let same = former.filter(|told| told.reason == occurrence.reason);
         let (count, first) = same.map_or((1, now), |told| (told.count.saturating_add(1), told.first));
-        Some(Told { reason: occurrence.reason, count, first })
+        Some(ReportedEvent { reason: occurrence.reason, count, first })
     }
 
     /// It was told. What is over is forgotten, so that this does not grow with all that ever was.
-    fn note(&mut self, key: (NamespaceName, String), occurrence: &Occurrence, told: Told) {
+    fn note(&mut self, key: (NamespaceName, String), occurrence: &EventRecord, told: ReportedEvent) {
         if occurrence.is_warning {
             self.0.insert(key, told);
         } else {
@@ -254,11 +254,11 @@ fn camel_case(reason: &str) -> String {
 mod tests {
     use super::*;
 
-    fn occurrence(namespace: &str, name: &str, reason: &'static str) -> Occurrence {
+    fn occurrence(namespace: &str, name: &str, reason: &'static str) -> EventRecord {
         let namespace = namespace.parse().unwrap();
         let regarding =
             Regarding { namespace, kind: "Secret", api_version: "v1", name: name.to_owned(), uid: Uid::Seen(None) };
-        Occurrence { regarding, is_warning: true, reason, note: String::new() }
+        EventRecord { regarding, is_warning: true, reason, note: String::new() }
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn of_each_object_the_latest_is_told_and_the_list_is_bounded() {
-        let events = Events::default();
+        let events = EventQueue::default();
         for reason in ["source-missing", "forbidden"] {
             events.tell(occurrence("a", "secret", reason));
         }
@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn a_trouble_is_counted_while_it_lasts_and_its_end_is_told_only_after_it_was() {
-        let mut history = History::default();
+        let mut history = EventHistory::default();
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut tell = |reason, is_warning, second| {
-            let occurrence = Occurrence { is_warning, ..occurrence("a", "secret", reason) };
+            let occurrence = EventRecord { is_warning, ..occurrence("a", "secret", reason) };
             let key = ("a".parse().unwrap(), "event".to_owned());
             let told = history.told(&key, &occurrence, at(second))?;
             history.note(key, &occurrence, told);

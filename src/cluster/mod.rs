@@ -20,7 +20,7 @@ pub use authorship::Authorship;
 pub use change::Change;
 pub use client::{Clients, ConnectError, connect, connect_as_caller};
 pub use error::{Problem, Reason};
-pub use events::{Events, Occurrence, Regarding, Teller, Uid};
+pub use events::{EventQueue, EventRecord, EventWriter, Regarding, Uid};
 pub use peers::Peers;
 pub use query::Query;
 pub use raw::Raw;

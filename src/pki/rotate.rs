@@ -23,7 +23,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    cluster::{Change, Clients, Events, Problem, Reason, Requests, Standing, Standings, WatchHealth},
+    cluster::{Change, Clients, EventQueue, Problem, Reason, Requests, Standing, Standings, WatchHealth},
     server::{Certificate, Served},
     shutdown::Shutdown,
     telemetry::{
@@ -92,7 +92,7 @@ impl Rotation {
         certificate: Arc<Certificate>,
         health: &Arc<Health>,
         metrics: Metrics,
-        tell: Events,
+        tell: EventQueue,
     ) -> Self {
         let requests = Requests::new(clients.request.clone()).within(DEADLINE);
         let store = Store::new(requests.clone(), options.namespace.clone(), options.ca_secret.clone());

@@ -1,7 +1,7 @@
 //! Trouble with certificates, as an Event about the program's own Deployment.
 
 use crate::{
-    cluster::{Events, Occurrence, Regarding},
+    cluster::{EventQueue, EventRecord, Regarding},
     config::NamespaceName,
 };
 
@@ -13,14 +13,14 @@ pub type Problem = (&'static str, String);
 
 /// Tells what is wrong with certificates, and when it no longer is.
 pub struct Trouble {
-    events: Events,
+    events: EventQueue,
     regarding: Regarding,
     told: Option<Problem>,
 }
 
 impl Trouble {
     /// Tells about the Deployment in this namespace, our own.
-    pub fn new(events: Events, namespace: NamespaceName) -> Self {
+    pub fn new(events: EventQueue, namespace: NamespaceName) -> Self {
         Self { events, regarding: Regarding::own_deployment(namespace), told: None }
     }
 
@@ -33,7 +33,7 @@ impl Trouble {
             Some((reason, note)) => (true, *reason, note.clone()),
             None => (false, OVER, "nothing is wrong with the certificates any more".to_owned()),
         };
-        self.events.tell(Occurrence { regarding: self.regarding.clone(), is_warning, reason, note });
+        self.events.tell(EventRecord { regarding: self.regarding.clone(), is_warning, reason, note });
         self.told = problem;
     }
 }

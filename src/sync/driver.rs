@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     brake::Rival,
-    cluster::{Clients, Events, Problem, Reason, Requests, Standing, Standings},
+    cluster::{Clients, EventQueue, Problem, Reason, Requests, Standing, Standings},
     config::{Config, Settings},
     shutdown::Shutdown,
     snapshot::{Doubts, SharedSnapshot},
@@ -100,7 +100,7 @@ impl Driver {
         health: &Arc<Health>,
         metrics: Metrics,
         snapshot: SharedSnapshot,
-        events: Events,
+        events: EventQueue,
     ) -> Self {
         let requests = Requests::new(clients.request.clone());
         let (timeout, client) = (settings.watch_timeout, &clients.watch);

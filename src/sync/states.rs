@@ -11,7 +11,7 @@ use super::{
     plan::NoAction,
 };
 use crate::{
-    cluster::{Events, Occurrence, Reason, Regarding, Uid},
+    cluster::{EventQueue, EventRecord, Reason, Regarding, Uid},
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::metrics::{CloneLabels, Metrics, StateLabels},
@@ -21,14 +21,14 @@ use crate::{
 pub struct States {
     config: Arc<Config>,
     metrics: Metrics,
-    events: Events,
+    events: EventQueue,
     by_target: HashMap<Target, &'static str>,
     /// Since when each clone is not what its source is.
     out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
 }
 
 impl States {
-    pub fn new(config: Arc<Config>, metrics: Metrics, events: Events) -> Self {
+    pub fn new(config: Arc<Config>, metrics: Metrics, events: EventQueue) -> Self {
         Self { config, metrics, events, by_target: HashMap::new(), out_of_step: BTreeMap::new() }
     }
 
@@ -134,7 +134,7 @@ impl States {
             name: self.name(target).to_owned(),
             uid: Uid::Seen(uid.map(ToOwned::to_owned)),
         };
-        self.events.tell(Occurrence { regarding, is_warning, reason: state, note });
+        self.events.tell(EventRecord { regarding, is_warning, reason: state, note });
     }
 
     /// Name of the object.
