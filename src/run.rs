@@ -12,7 +12,7 @@ use crate::{
     cluster::{self, Clients, EventQueue, EventWriter, Peers, Requests, RevisionWatch, Standing, Standings},
     config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
-    pki::{self, CertificateFiles, FileCertificate, Rotation, Trouble},
+    pki::{self, CertificateFiles, ConditionReporter, FileCertificate, Rotation},
     server::{AppState, Certificate, ClientCa, HandOver, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
@@ -49,11 +49,11 @@ pub async fn run(settings: Settings) -> Result<()> {
     let certificate = Certificate::new(metrics.clone());
     let events = EventQueue::default();
     let way = match settings.tls {
-        TlsMode::SelfManaged => Way::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
+        TlsMode::SelfManaged => CertificateSource::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
         TlsMode::Files => {
             let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
             let files = FileCertificate::load(files, Arc::clone(&certificate), metrics.clone())?;
-            Way::Files(Box::new(files.telling(Trouble::new(events.clone(), namespace.clone()))))
+            CertificateSource::Files(Box::new(files.telling(ConditionReporter::new(events.clone(), namespace.clone()))))
         }
     };
     let client_ca = settings.client_ca.clone().map(ClientCa::load).transpose()?;
@@ -77,10 +77,10 @@ pub async fn run(settings: Settings) -> Result<()> {
         readers.spawn(client_ca.keep_fresh(settings.tls_reload));
     }
     match way {
-        Way::Files(files) => {
+        CertificateSource::Files(files) => {
             readers.spawn(files.keep_fresh(settings.tls_reload));
         }
-        Way::SelfManaged(options) => {
+        CertificateSource::SelfManaged(options) => {
             let (clock, metrics, events) = (pki::Clock::system(), metrics.clone(), events.clone());
             let rotation = Rotation::new(options, clock, &clients, certificate, &health, metrics, events);
             let rotation = rotation.with_standings(standings.clone());
@@ -123,7 +123,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 }
 
 /// How this process comes to its serving certificate.
-enum Way {
+enum CertificateSource {
     SelfManaged(pki::Options),
     Files(Box<FileCertificate>),
 }

@@ -11,7 +11,7 @@ use rustls::{
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::trouble::{self, Trouble};
+use super::conditions::{self, ConditionReporter};
 use crate::{
     crypto,
     server::{Certificate, Served},
@@ -93,7 +93,7 @@ pub struct FileCertificate {
     /// What is served was made from this.
     loaded: Fingerprint,
     metrics: Metrics,
-    trouble: Option<Trouble>,
+    conditions: Option<ConditionReporter>,
 }
 
 /// Tells contents apart without keeping the key.
@@ -112,13 +112,13 @@ impl FileCertificate {
         let contents = Contents::read(&files);
         let loaded = contents.fingerprint();
         certificate.set(contents.parse(&files)?);
-        Ok(Self { files, certificate, loaded, metrics, trouble: None })
+        Ok(Self { files, certificate, loaded, metrics, conditions: None })
     }
 
     /// The same, with Events about files that cannot be used.
     #[must_use]
-    pub fn telling(mut self, trouble: Trouble) -> Self {
-        self.trouble = Some(trouble);
+    pub fn telling(mut self, conditions: ConditionReporter) -> Self {
+        self.conditions = Some(conditions);
         self
     }
 
@@ -130,8 +130,8 @@ impl FileCertificate {
         loop {
             tokio::time::sleep(pause).await;
             let in_doubt = self.look(&mut seen);
-            if let Some(trouble) = &mut self.trouble {
-                trouble.note(seen.refused.as_ref().map(|(_, problem)| problem.clone()));
+            if let Some(conditions) = &mut self.conditions {
+                conditions.note(seen.refused.as_ref().map(|(_, problem)| problem.clone()));
             }
             pause = if in_doubt { interval.min(SECOND_LOOK) } else { interval };
         }
@@ -179,7 +179,7 @@ struct Seen {
     /// Could not be used at the last look.
     doubted: Option<Fingerprint>,
     /// Could not be used, and that was said: why.
-    refused: Option<(Fingerprint, trouble::Problem)>,
+    refused: Option<(Fingerprint, conditions::Condition)>,
 }
 
 /// Both files as they were read.

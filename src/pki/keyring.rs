@@ -37,12 +37,12 @@ pub struct Keyring {
     /// Trusted already; will issue.
     pub next: Option<Arc<Authority>>,
     /// Trusted still, the latest last.
-    pub previous: Vec<Former>,
+    pub previous: Vec<RetiredCa>,
 }
 
 /// A CA that issues no more.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Former {
+pub struct RetiredCa {
     /// Its certificate in DER.
     pub certificate: Vec<u8>,
     /// When its last leaf has expired.
@@ -121,7 +121,7 @@ impl Keyring {
     /// Goes on trusting a CA until its last leaf has expired.
     pub fn retire(&mut self, certificate: &[u8], until: Timestamp) {
         self.previous.retain(|former| former.certificate != certificate);
-        self.previous.push(Former { certificate: certificate.to_vec(), until });
+        self.previous.push(RetiredCa { certificate: certificate.to_vec(), until });
         let surplus = self.previous.len().saturating_sub(MAX_PREVIOUS);
         self.previous.drain(..surplus);
     }
@@ -143,9 +143,9 @@ impl fmt::Debug for Keyring {
     }
 }
 
-impl fmt::Debug for Former {
+impl fmt::Debug for RetiredCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Former")
+        f.debug_struct("RetiredCa")
             .field("id", &AuthorityId::of(&self.certificate))
             .field("until", &self.until)
             .finish_non_exhaustive()
@@ -153,7 +153,7 @@ impl fmt::Debug for Former {
 }
 
 /// Certificates with their times; one without a time is trusted until it expires.
-fn formers(certificates: &[u8], until: Option<&ByteString>) -> Option<Vec<Former>> {
+fn formers(certificates: &[u8], until: Option<&ByteString>) -> Option<Vec<RetiredCa>> {
     let certificates = pem::certificates(certificates).ok()?;
     let until = until.and_then(|until| str::from_utf8(&until.0).ok()).unwrap_or_default();
     let mut until = until.lines();
@@ -161,7 +161,7 @@ fn formers(certificates: &[u8], until: Option<&ByteString>) -> Option<Vec<Former
         let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
         let not_after = validity(&parsed).ok()?.not_after;
         let until = until.next().and_then(|until| until.parse().ok()).unwrap_or(not_after);
-        Some(Former { until: until.min(not_after), certificate })
+        Some(RetiredCa { until: until.min(not_after), certificate })
     });
     formers.collect()
 }

@@ -22,10 +22,11 @@
 //! | `publish` | the one writer of `caBundle` |
 //! | `rotate` | the loop that puts these together |
 //! | `files` | the other way: files that somebody else writes |
-//! | `trouble` | what is wrong, as an Event |
+//! | `conditions` | what is wrong, as an Event |
 
 mod authority;
 mod clock;
+mod conditions;
 mod files;
 mod keyring;
 #[cfg(test)]
@@ -39,10 +40,10 @@ mod single;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
-mod trouble;
 
 pub use authority::{AuthorityError, AuthorityId, Leaf, Validity, is_accepted};
 pub use clock::Clock;
+pub use conditions::ConditionReporter;
 pub use files::{CertificateError, CertificateFiles, FileCertificate};
 pub use keyring::{
     KEY_CURRENT_CERT, KEY_CURRENT_KEY, KEY_NEXT_CERT, KEY_NEXT_KEY, KEY_PREVIOUS_CERTS, KEY_PREVIOUS_UNTIL,
@@ -50,4 +51,3 @@ pub use keyring::{
 pub use options::{Options, OptionsError};
 pub use plan::Lifetimes;
 pub use rotate::Rotation;
-pub use trouble::Trouble;

@@ -17,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     authority::{Authority, AuthorityId, Leaf, plus},
-    keyring::{Former, Keyring},
+    keyring::{Keyring, RetiredCa},
     plan::{Lifetimes, Stored, View, issuer, keyring},
 };
 use crate::explore::explore;
@@ -129,7 +129,7 @@ impl Registry {
 
     fn stored(&self, ring: Option<&Ring>) -> Stored {
         let Some(ring) = ring else { return Stored::Absent };
-        let former = |(ca, until): &(Ca, i64)| Former {
+        let former = |(ca, until): &(Ca, i64)| RetiredCa {
             certificate: self.ca(*ca).certificate().to_vec(),
             until: Timestamp::from_second(*until).unwrap(),
         };
@@ -143,7 +143,7 @@ impl Registry {
 
     fn ring(&self, keyring: &Keyring, born: (u64, usize)) -> Ring {
         let former =
-            |former: &Former| (self.known(&AuthorityId::of(&former.certificate)).unwrap(), former.until.as_second());
+            |former: &RetiredCa| (self.known(&AuthorityId::of(&former.certificate)).unwrap(), former.until.as_second());
         Ring {
             current: self.number(&keyring.current, born),
             next: keyring.next.as_ref().map(|ca| self.number(ca, born)),

@@ -14,13 +14,13 @@ use tracing::{info, warn};
 use super::{
     authority::{Authority, AuthorityError, AuthorityId, Leaf},
     clock::Clock,
+    conditions::ConditionReporter,
     options::Options,
     pause::Pause,
     plan::{self, Stored, View},
     publish::{Kind, Publication, Publisher, Registration},
     single::Single,
     store::{Seen, Store},
-    trouble::Trouble,
 };
 use crate::{
     cluster::{Change, Clients, EventQueue, Problem, Reason, Requests, Standing, Standings, WatchHealth},
@@ -65,7 +65,7 @@ pub struct Rotation {
     wants_secret: bool,
     /// What went wrong with each object, and has not gone right since.
     problems: BTreeMap<String, Problem>,
-    trouble: Trouble,
+    conditions: ConditionReporter,
     standings: Standings,
     /// The state that was last logged.
     said: Option<&'static str>,
@@ -132,7 +132,7 @@ impl Rotation {
             was_published: false,
             wrote: false,
             wants_secret: false,
-            trouble: Trouble::new(tell, options.namespace.clone()),
+            conditions: ConditionReporter::new(tell, options.namespace.clone()),
             problems: BTreeMap::new(),
             standings: Standings::fixed(Standing::Active),
             said: None,
@@ -273,7 +273,7 @@ impl Rotation {
 
     fn issue(&mut self) {
         let Some(issuer) = self.with_view(plan::issuer) else { return };
-        let minter = Minter { issuer, options: self.options.clone(), clock: Arc::clone(&self.clock) };
+        let minter = LeafIssuer { issuer, options: self.options.clone(), clock: Arc::clone(&self.clock) };
         match minter.mint() {
             Ok(leaf) => {
                 info!(ca = %leaf.issuer.id(), not_after = %leaf.validity.not_after, "new serving certificate");
@@ -383,7 +383,7 @@ impl Rotation {
         let now = self.clock.now();
         self.forget_what_is_right();
         let problem = self.problems.values().next();
-        self.trouble.note(problem.map(|problem| (problem.reason.as_str(), problem.to_string())));
+        self.conditions.note(problem.map(|problem| (problem.reason.as_str(), problem.to_string())));
         let problem = problem.map(ToString::to_string);
         let leaf = self.leaf.as_ref().filter(|leaf| leaf.validity.holds(now));
         match leaf {
@@ -465,13 +465,13 @@ impl Rotation {
 
 /// Issues leaves, in the loop or in a handshake.
 #[derive(Clone)]
-struct Minter {
+struct LeafIssuer {
     issuer: Arc<Authority>,
     options: Options,
     clock: Arc<Clock>,
 }
 
-impl Minter {
+impl LeafIssuer {
     fn mint(&self) -> Result<Leaf, AuthorityError> {
         self.issuer.issue(&self.options.names, self.options.lifetimes.leaf, self.clock.now())
     }
