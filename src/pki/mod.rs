@@ -17,7 +17,7 @@
 //! | `options` | what the loop is told. PURE |
 //! | `pause` | when something may be done again |
 //! | `clock` | the time as the API server has it |
-//! | `single` | a watch of one object |
+//! | `watch_object` | a watch of one object |
 //! | `store` | the one reader and writer of the CA Secret |
 //! | `publish` | the one writer of `caBundle` |
 //! | `rotate` | the loop that puts these together |
@@ -36,10 +36,10 @@ mod pause;
 mod plan;
 mod publish;
 mod rotate;
-mod single;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod watch_object;
 
 pub use authority::{AuthorityError, AuthorityId, Leaf, Validity, is_accepted};
 pub use clock::Clock;

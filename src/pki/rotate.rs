@@ -19,8 +19,8 @@ use super::{
     pause::Pause,
     plan::{self, Stored, View},
     publish::{Kind, Publication, Publisher, Registration},
-    single::Single,
     store::{Seen, Store},
+    watch_object::WatchObject,
 };
 use crate::{
     cluster::{Change, Clients, EventQueue, Problem, Reason, Requests, Standing, Standings, WatchHealth},
@@ -46,7 +46,7 @@ pub struct Rotation {
     clock: Arc<Clock>,
     metrics: Metrics,
     events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
-    secret: Single<Box<Seen>>,
+    secret: WatchObject<Box<Seen>>,
     mutating: Side,
     validating: Side,
     serving: Gate,
@@ -79,7 +79,7 @@ enum Event {
 
 /// A webhook configuration: its watch, and when its `caBundle` may be written.
 struct Side {
-    watch: Single<Registration>,
+    watch: WatchObject<Registration>,
     pause: Pause,
 }
 
@@ -99,10 +99,10 @@ impl Rotation {
         let publisher = Publisher::new(requests, options.webhook_configuration.to_string());
         let watch = |kind, what: &str| WatchHealth::new(health, metrics.clone(), kind, what);
         let side = |kind| Side {
-            watch: Single::new(watch(WatchKind::WebhookConfiguration, &publisher.object(kind))),
+            watch: WatchObject::new(watch(WatchKind::WebhookConfiguration, &publisher.object(kind))),
             pause: Pause::default(),
         };
-        let secret = Single::new(watch(WatchKind::Secret, &store.what()));
+        let secret = WatchObject::new(watch(WatchKind::Secret, &store.what()));
         let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
         let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
         let (client, timeout) = (&clients.watch, options.watch_timeout);
