@@ -109,7 +109,7 @@ impl FileCertificate {
         certificate: Arc<Certificate>,
         metrics: Metrics,
     ) -> Result<Self, CertificateError> {
-        let contents = Contents::read(&files);
+        let contents = FileContents::read(&files);
         let loaded = contents.fingerprint();
         certificate.set(contents.parse(&files)?);
         Ok(Self { files, certificate, loaded, metrics, conditions: None })
@@ -125,7 +125,7 @@ impl FileCertificate {
     /// Looks at the files again and again, and serves what they hold once it can be used; until
     /// then, the former certificate. Never returns.
     pub async fn keep_fresh(mut self, interval: Duration) {
-        let mut seen = Seen { served: self.loaded.clone(), ..Seen::default() };
+        let mut seen = SeenFiles { served: self.loaded.clone(), ..SeenFiles::default() };
         let mut pause = interval;
         loop {
             tokio::time::sleep(pause).await;
@@ -139,8 +139,8 @@ impl FileCertificate {
 
     /// One look at the files. Says whether it is too early to tell: contents are refused only when
     /// they are the same at the second look, because kubelet may replace them between two reads.
-    fn look(&self, seen: &mut Seen) -> bool {
-        let contents = Contents::read(&self.files);
+    fn look(&self, seen: &mut SeenFiles) -> bool {
+        let contents = FileContents::read(&self.files);
         let found = contents.fingerprint();
         if found == seen.served {
             (seen.doubted, seen.refused) = (None, None);
@@ -154,7 +154,7 @@ impl FileCertificate {
                 let not_after = Timestamp::from_second(served.not_after).unwrap_or(Timestamp::MAX);
                 self.certificate.set(served);
                 info!(file = %self.files.cert.display(), %not_after, "new serving certificate");
-                *seen = Seen { served: found, ..Seen::default() };
+                *seen = SeenFiles { served: found, ..SeenFiles::default() };
                 false
             }
             Err(error) if seen.doubted.as_ref() == Some(&found) => {
@@ -174,7 +174,7 @@ impl FileCertificate {
 
 /// What was seen of the files so far.
 #[derive(Default)]
-struct Seen {
+struct SeenFiles {
     served: Fingerprint,
     /// Could not be used at the last look.
     doubted: Option<Fingerprint>,
@@ -183,12 +183,12 @@ struct Seen {
 }
 
 /// Both files as they were read.
-struct Contents {
+struct FileContents {
     cert: std::io::Result<Vec<u8>>,
     key: std::io::Result<Vec<u8>>,
 }
 
-impl Contents {
+impl FileContents {
     /// Small files in memory (tmpfs): read in place.
     fn read(files: &CertificateFiles) -> Self {
         Self { cert: fs::read(&files.cert), key: fs::read(&files.key) }

@@ -16,8 +16,8 @@ fn served(files: &FileCertificate) -> CertificateDer<'static> {
     files.certificate.key().unwrap().cert[0].clone()
 }
 
-fn seen(certificate: &FileCertificate) -> Seen {
-    Seen { served: certificate.loaded.clone(), ..Seen::default() }
+fn seen(certificate: &FileCertificate) -> SeenFiles {
+    SeenFiles { served: certificate.loaded.clone(), ..SeenFiles::default() }
 }
 
 #[test]

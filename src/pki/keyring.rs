@@ -51,7 +51,7 @@ pub struct RetiredCa {
 
 /// What was found in the Secret.
 #[derive(Debug)]
-pub struct Found {
+pub struct KeyringFound {
     /// What can be used.
     pub keyring: Keyring,
     /// Keys of the Secret with something that cannot be used, and that can be done without.
@@ -63,7 +63,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no CA in it that could issue.
-    pub fn read(data: &BTreeMap<String, ByteString>, names: &[String]) -> Result<Found, AuthorityError> {
+    pub fn read(data: &BTreeMap<String, ByteString>, names: &[String]) -> Result<KeyringFound, AuthorityError> {
         let pair = |certificate: &str, key: &str| match (data.get(certificate), data.get(key)) {
             (Some(certificate), Some(key)) => Authority::from_pem(&certificate.0, &key.0, names),
             _ => Err(AuthorityError::Missing),
@@ -81,7 +81,7 @@ impl Keyring {
                 Vec::new()
             }),
         };
-        Ok(Found { keyring: Self { current, next, previous }, useless })
+        Ok(KeyringFound { keyring: Self { current, next, previous }, useless })
     }
 
     /// The data of the Secret, beside what others keep in it.

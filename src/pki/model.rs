@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     authority::{Authority, AuthorityId, Leaf, plus},
     keyring::{Keyring, RetiredCa},
-    plan::{Lifetimes, Stored, View, issuer, keyring},
+    plan::{CertificatesView, Lifetimes, Stored, issuer, keyring},
 };
 use crate::explore::explore;
 
@@ -248,12 +248,17 @@ impl World {
             })
         };
         let leaf = replica.leaf.map(|issued| registry.leaf(issued));
-        let view =
-            View { now: at(now), lifetimes: LIFETIMES, stored: &stored, leaf: leaf.as_ref(), is_trusted: &is_trusted };
+        let view = CertificatesView {
+            now: at(now),
+            lifetimes: LIFETIMES,
+            stored: &stored,
+            leaf: leaf.as_ref(),
+            is_trusted: &is_trusted,
+        };
         let issued = issuer(&view).map(|ca| (registry.known(ca.id()).unwrap(), now));
         replica.leaf = issued.or(replica.leaf);
         let leaf = replica.leaf.map(|issued| registry.leaf(issued));
-        let view = View { leaf: leaf.as_ref(), ..view };
+        let view = CertificatesView { leaf: leaf.as_ref(), ..view };
         let wanted = keyring(&view).unwrap().map(|(keyring, _)| registry.ring(&keyring, (now, index)));
         replica.writes = wanted.map(|ring| (ring, self.version));
         let spread = |(ca, _): Issued| replica.trusted_since.get(&ca).is_some_and(|since| *since < now);

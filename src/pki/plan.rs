@@ -39,7 +39,7 @@ pub enum Stored {
 }
 
 /// All that decides.
-pub struct View<'a> {
+pub struct CertificatesView<'a> {
     /// Now, as the API server has it.
     pub now: Timestamp,
     /// How long certificates live.
@@ -54,7 +54,7 @@ pub struct View<'a> {
 
 /// Why the CA Secret is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum KeyringChange {
     /// There was none.
     Absent,
     /// Nothing in it could issue.
@@ -73,7 +73,7 @@ pub enum Cause {
     Untidy,
 }
 
-impl Cause {
+impl KeyringChange {
     /// The word for the log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -90,8 +90,8 @@ impl Cause {
 }
 
 /// By which CA a new leaf is to be issued, if one is.
-pub fn issuer(view: &View<'_>) -> Option<Arc<Authority>> {
-    let View { now, leaf, .. } = *view;
+pub fn issuer(view: &CertificatesView<'_>) -> Option<Arc<Authority>> {
+    let CertificatesView { now, leaf, .. } = *view;
     let leaf = leaf.filter(|leaf| leaf.validity.holds(now));
     let current = match view.stored {
         Stored::Keyring { keyring, .. } => Some(&keyring.current).filter(|ca| ca.validity().holds(now)),
@@ -114,13 +114,13 @@ pub fn issuer(view: &View<'_>) -> Option<Arc<Authority>> {
 ///
 /// # Errors
 /// When a CA is wanted and cannot be made.
-pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityError> {
-    let View { now, lifetimes, leaf, .. } = *view;
+pub fn keyring(view: &CertificatesView<'_>) -> Result<Option<(Keyring, KeyringChange)>, AuthorityError> {
+    let CertificatesView { now, lifetimes, leaf, .. } = *view;
     let (mut keyring, mut cause) = match view.stored {
         Stored::Unknown => return Ok(None),
-        Stored::Absent => (fresh(view)?, Some(Cause::Absent)),
-        Stored::Useless(error) => (fresh(view)?, Some(Cause::Useless(*error))),
-        Stored::Keyring { keyring, tidy } => (keyring.clone(), (!tidy).then_some(Cause::Untidy)),
+        Stored::Absent => (fresh(view)?, Some(KeyringChange::Absent)),
+        Stored::Useless(error) => (fresh(view)?, Some(KeyringChange::Useless(*error))),
+        Stored::Keyring { keyring, tidy } => (keyring.clone(), (!tidy).then_some(KeyringChange::Untidy)),
     };
 
     // Until a new CA is trusted everywhere, any replica may renew its leaf by the one that it serves by.
@@ -128,7 +128,7 @@ pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityErr
     let before = keyring.previous.len();
     keyring.previous.retain(|former| now < former.until);
     if keyring.previous.len() < before {
-        cause = cause.or(Some(Cause::Retired));
+        cause = cause.or(Some(KeyringChange::Retired));
     }
     let next = keyring.next.take_if(|next| !next.validity().holds(now) || (view.is_trusted)(next.id()));
     if !keyring.current.validity().holds(now) {
@@ -140,28 +140,28 @@ pub fn keyring(view: &View<'_>) -> Result<Option<(Keyring, Cause)>, AuthorityErr
         if now < former.validity().not_before {
             keyring.retire(former.certificate(), plus(now, lifetimes.leaf));
         }
-        cause = Some(Cause::Invalid);
+        cause = Some(KeyringChange::Invalid);
     } else if let Some(next) = next {
         if next.validity().holds(now) {
             let former = std::mem::replace(&mut keyring.current, next);
             keyring.retire(former.certificate(), last_leaf.min(former.validity().not_after));
-            cause = Some(Cause::Trusted);
+            cause = Some(KeyringChange::Trusted);
         } else {
-            cause = cause.or(Some(Cause::Untidy));
+            cause = cause.or(Some(KeyringChange::Untidy));
         }
     } else if keyring.next.is_none() && keyring.current.is_due(lifetimes.ca, now) {
         keyring.next = Some(Authority::new(lifetimes.ca, now)?);
-        cause = Some(Cause::Due);
+        cause = Some(KeyringChange::Due);
     }
     if let Some(leaf) = leaf.filter(|leaf| leaf.validity.holds(now) && !keyring.trusts(leaf.issuer.id())) {
         keyring.retire(leaf.issuer.certificate(), last_leaf.min(leaf.issuer.validity().not_after));
-        cause = cause.or(Some(Cause::Missing));
+        cause = cause.or(Some(KeyringChange::Missing));
     }
     Ok(cause.map(|cause| (keyring, cause)))
 }
 
 /// A new CA. What this replica serves is trusted on: the last step of [`keyring`] sees to that.
-fn fresh(view: &View<'_>) -> Result<Keyring, AuthorityError> {
+fn fresh(view: &CertificatesView<'_>) -> Result<Keyring, AuthorityError> {
     Ok(Keyring { current: Authority::new(view.lifetimes.ca, view.now)?, next: None, previous: Vec::new() })
 }
 

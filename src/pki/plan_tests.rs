@@ -30,8 +30,8 @@ fn view<'a>(
     stored: &'a Stored,
     leaf: Option<&'a Leaf>,
     trusted: &'a dyn Fn(&AuthorityId) -> bool,
-) -> View<'a> {
-    View { now: at(second), lifetimes: LIFETIMES, stored, leaf, is_trusted: trusted }
+) -> CertificatesView<'a> {
+    CertificatesView { now: at(second), lifetimes: LIFETIMES, stored, leaf, is_trusted: trusted }
 }
 
 fn nothing(_: &AuthorityId) -> bool {
@@ -42,7 +42,7 @@ fn all(_: &AuthorityId) -> bool {
     true
 }
 
-fn cause(view: &View<'_>) -> Option<&'static str> {
+fn cause(view: &CertificatesView<'_>) -> Option<&'static str> {
     keyring(view).unwrap().map(|(_, cause)| cause.as_str())
 }
 
@@ -209,7 +209,7 @@ impl World {
             since.iter().any(|(known, since)| known == id && second - since >= LIFETIMES.propagation.as_secs())
         };
         let leaf = replica.leaf.clone();
-        let view = View {
+        let view = CertificatesView {
             now: at(second),
             lifetimes: LIFETIMES,
             stored: &stored,
@@ -219,7 +219,7 @@ impl World {
         if let Some(issuer) = issuer(&view) {
             replica.leaf = Some(issuer.issue(&names(), LIFETIMES.leaf, at(second)).unwrap());
         }
-        let view = View { leaf: replica.leaf.as_ref(), ..view };
+        let view = CertificatesView { leaf: replica.leaf.as_ref(), ..view };
         if let Some((keyring, _)) = keyring(&view).unwrap() {
             // Compare and swap.
             if seen == self.secret.len() - 1 {

@@ -32,7 +32,7 @@ use crate::{
 
 /// Which of the two webhook configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum WebhookKind {
     /// Injects and warns.
     Mutating,
     /// Gates.
@@ -55,7 +55,7 @@ pub struct Registration {
 struct Owned(Vec<usize>);
 
 /// Writes `caBundle`.
-pub struct Publisher {
+pub struct CaBundlePublisher {
     requests: Requests,
     /// Of both configurations.
     name: String,
@@ -64,11 +64,11 @@ pub struct Publisher {
 /// What is known of both configurations, and since when each CA is in all of them.
 #[derive(Default)]
 pub struct Publication {
-    known: BTreeMap<Kind, Option<Registration>>,
+    known: BTreeMap<WebhookKind, Option<Registration>>,
     trusted_since: BTreeMap<AuthorityId, Instant>,
 }
 
-impl Kind {
+impl WebhookKind {
     /// The resource, as in RBAC rules.
     pub fn resource(self) -> &'static str {
         match self {
@@ -78,27 +78,27 @@ impl Kind {
     }
 }
 
-impl Publisher {
+impl CaBundlePublisher {
     /// Of the configurations of this name.
     pub fn new(requests: Requests, name: String) -> Self {
         Self { requests, name }
     }
 
     /// `<resource>/<name>`.
-    pub fn object(&self, kind: Kind) -> String {
+    pub fn object(&self, kind: WebhookKind) -> String {
         format!("{}/{}", kind.resource(), self.name)
     }
 
     /// What happens to a configuration.
     pub fn watch(
         &self,
-        kind: Kind,
+        kind: WebhookKind,
         client: &WatchClient,
         timeout: Duration,
     ) -> impl Stream<Item = Change<Registration>> + Send + use<> {
         let query = match kind {
-            Kind::Mutating => Query::of::<MutatingWebhookConfiguration>(None, self.object(kind)),
-            Kind::Validating => Query::of::<ValidatingWebhookConfiguration>(None, self.object(kind)),
+            WebhookKind::Mutating => Query::of::<MutatingWebhookConfiguration>(None, self.object(kind)),
+            WebhookKind::Validating => Query::of::<ValidatingWebhookConfiguration>(None, self.object(kind)),
         };
         watch(client, query.named(&self.name), timeout, |raw| {
             #[derive(Deserialize)]
@@ -125,10 +125,10 @@ impl Publisher {
 
     /// Puts `caBundle` into the webhooks that were seen, where it is another, and touches nothing else. Owns no field then.
     /// Fails with a conflict if the configuration is no longer as it was seen: another replica may have been first.
-    pub async fn publish(&self, kind: Kind, seen: &Registration, ca_bundle: &str) -> Result<(), Problem> {
+    pub async fn publish(&self, kind: WebhookKind, seen: &Registration, ca_bundle: &str) -> Result<(), Problem> {
         match kind {
-            Kind::Mutating => self.publish_as::<MutatingWebhookConfiguration>(seen, ca_bundle).await,
-            Kind::Validating => self.publish_as::<ValidatingWebhookConfiguration>(seen, ca_bundle).await,
+            WebhookKind::Mutating => self.publish_as::<MutatingWebhookConfiguration>(seen, ca_bundle).await,
+            WebhookKind::Validating => self.publish_as::<ValidatingWebhookConfiguration>(seen, ca_bundle).await,
         }
     }
 
@@ -159,7 +159,7 @@ impl Publisher {
 
 impl Publication {
     /// Notes what is stored; `None`: no such configuration. Says whether it is news that it is there, or is not.
-    pub fn set(&mut self, kind: Kind, registration: Option<Registration>, now: Instant) -> bool {
+    pub fn set(&mut self, kind: WebhookKind, registration: Option<Registration>, now: Instant) -> bool {
         let is_there = registration.is_some();
         let was_there = self.known.insert(kind, registration).map(|former| former.is_some());
         let trusted = self.trusted();
@@ -181,7 +181,7 @@ impl Publication {
     }
 
     /// The configurations with another `caBundle` than this in one of their webhooks, or with a field that we own.
-    pub fn differing<'a>(&'a self, ca_bundle: &'a str) -> impl Iterator<Item = (Kind, &'a Registration)> {
+    pub fn differing<'a>(&'a self, ca_bundle: &'a str) -> impl Iterator<Item = (WebhookKind, &'a Registration)> {
         self.present().filter(|(_, found)| !found.has(ca_bundle) || found.owned.removal().is_some())
     }
 
@@ -199,7 +199,7 @@ impl Publication {
         })
     }
 
-    fn present(&self) -> impl Iterator<Item = (Kind, &Registration)> {
+    fn present(&self) -> impl Iterator<Item = (WebhookKind, &Registration)> {
         self.known.iter().filter_map(|(kind, found)| Some((*kind, found.as_ref()?)))
     }
 

@@ -17,9 +17,9 @@ use super::{
     conditions::ConditionReporter,
     options::Options,
     pause::Pause,
-    plan::{self, Stored, View},
-    publish::{Kind, Publication, Publisher, Registration},
-    store::{Seen, Store},
+    plan::{self, CertificatesView, Stored},
+    publish::{CaBundlePublisher, Publication, Registration, WebhookKind},
+    store::{CaSecretStore, StoredSecret},
     watch_object::WatchObject,
 };
 use crate::{
@@ -40,19 +40,19 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// Keeps the serving certificate, its CA and `caBundle` right, for ever.
 pub struct Rotation {
     options: Options,
-    store: Store,
-    publisher: Publisher,
+    store: CaSecretStore,
+    publisher: CaBundlePublisher,
     certificate: Arc<Certificate>,
     clock: Arc<Clock>,
     metrics: Metrics,
-    events: SelectAll<Pin<Box<dyn Stream<Item = Event> + Send>>>,
-    secret: WatchObject<Box<Seen>>,
+    events: SelectAll<Pin<Box<dyn Stream<Item = RotationEvent> + Send>>>,
+    secret: WatchObject<Box<StoredSecret>>,
     mutating: Side,
     validating: Side,
     serving: Gate,
     published: Gate,
     /// The CA Secret as it was last seen, and what it says.
-    seen: Option<Box<Seen>>,
+    seen: Option<Box<StoredSecret>>,
     stored: Stored,
     publication: Publication,
     leaf: Option<Leaf>,
@@ -72,9 +72,9 @@ pub struct Rotation {
 }
 
 /// A change, and of what.
-enum Event {
-    Secret(Change<Box<Seen>>),
-    Registration(Kind, Change<Registration>),
+enum RotationEvent {
+    Secret(Change<Box<StoredSecret>>),
+    Registration(WebhookKind, Change<Registration>),
 }
 
 /// A webhook configuration: its watch, and when its `caBundle` may be written.
@@ -95,21 +95,21 @@ impl Rotation {
         tell: EventQueue,
     ) -> Self {
         let requests = Requests::new(clients.request.clone()).within(DEADLINE);
-        let store = Store::new(requests.clone(), options.namespace.clone(), options.ca_secret.clone());
-        let publisher = Publisher::new(requests, options.webhook_configuration.to_string());
+        let store = CaSecretStore::new(requests.clone(), options.namespace.clone(), options.ca_secret.clone());
+        let publisher = CaBundlePublisher::new(requests, options.webhook_configuration.to_string());
         let watch = |kind, what: &str| WatchHealth::new(health, metrics.clone(), kind, what);
         let side = |kind| Side {
             watch: WatchObject::new(watch(WatchKind::WebhookConfiguration, &publisher.object(kind))),
             pause: Pause::default(),
         };
         let secret = WatchObject::new(watch(WatchKind::Secret, &store.what()));
-        let (mutating, validating) = (side(Kind::Mutating), side(Kind::Validating));
-        let mut events = SelectAll::<Pin<Box<dyn Stream<Item = Event> + Send>>>::new();
+        let (mutating, validating) = (side(WebhookKind::Mutating), side(WebhookKind::Validating));
+        let mut events = SelectAll::<Pin<Box<dyn Stream<Item = RotationEvent> + Send>>>::new();
         let (client, timeout) = (&clients.watch, options.watch_timeout);
-        events.push(Box::pin(store.watch(client, timeout).map(|change| Event::Secret(change.map(Box::new)))));
-        for kind in [Kind::Mutating, Kind::Validating] {
+        events.push(Box::pin(store.watch(client, timeout).map(|change| RotationEvent::Secret(change.map(Box::new)))));
+        for kind in [WebhookKind::Mutating, WebhookKind::Validating] {
             let changes = publisher.watch(kind, client, timeout);
-            events.push(Box::pin(changes.map(move |change| Event::Registration(kind, change))));
+            events.push(Box::pin(changes.map(move |change| RotationEvent::Registration(kind, change))));
         }
         Self {
             store,
@@ -170,16 +170,16 @@ impl Rotation {
         [&self.mutating.pause, &self.validating.pause, &self.store_pause].into_iter().filter_map(Pause::due).min()
     }
 
-    fn side(&mut self, kind: Kind) -> &mut Side {
+    fn side(&mut self, kind: WebhookKind) -> &mut Side {
         match kind {
-            Kind::Mutating => &mut self.mutating,
-            Kind::Validating => &mut self.validating,
+            WebhookKind::Mutating => &mut self.mutating,
+            WebhookKind::Validating => &mut self.validating,
         }
     }
 
-    fn take_in(&mut self, event: Event) {
+    fn take_in(&mut self, event: RotationEvent) {
         match event {
-            Event::Secret(change) => {
+            RotationEvent::Secret(change) => {
                 if let Some(seen) = self.secret.note(change) {
                     self.read(seen.into());
                     self.store_pause.over();
@@ -188,7 +188,7 @@ impl Rotation {
                     self.validating.pause.spread(is_own);
                 }
             }
-            Event::Registration(kind, change) => {
+            RotationEvent::Registration(kind, change) => {
                 // The API server is back: what failed meanwhile need not wait any longer.
                 if matches!(change, Change::ListEnds) {
                     self.side(kind).pause.over();
@@ -206,7 +206,7 @@ impl Rotation {
     }
 
     /// Takes in what the Secret holds now.
-    fn read(&mut self, seen: Option<Box<Seen>>) {
+    fn read(&mut self, seen: Option<Box<StoredSecret>>) {
         self.stored = seen.as_ref().map_or(Stored::Absent, |seen| seen.read(&self.options.names));
         self.seen = seen;
         let object = self.store.object();
@@ -367,13 +367,13 @@ impl Rotation {
     }
 
     /// The configurations whose `caBundle` is another than the Secret wants, and that may be written now.
-    fn due_to_publish(&self) -> Vec<(Kind, Registration)> {
+    fn due_to_publish(&self) -> Vec<(WebhookKind, Registration)> {
         let Stored::Keyring { keyring, .. } = &self.stored else { return Vec::new() };
         let ca_bundle = keyring.ca_bundle();
         let differing = self.publication.differing(&ca_bundle);
-        let is_due = |kind: Kind| match kind {
-            Kind::Mutating => self.mutating.pause.is_over(),
-            Kind::Validating => self.validating.pause.is_over(),
+        let is_due = |kind: WebhookKind| match kind {
+            WebhookKind::Mutating => self.mutating.pause.is_over(),
+            WebhookKind::Validating => self.validating.pause.is_over(),
         };
         differing.filter(|(kind, _)| is_due(*kind)).map(|(kind, seen)| (kind, seen.clone())).collect()
     }
@@ -419,9 +419,9 @@ impl Rotation {
         self.problems.retain(|object, _| if *object == secret { is_secret_wanted } else { differing.contains(object) });
     }
 
-    fn with_view<T>(&self, decide: impl FnOnce(&View<'_>) -> T) -> T {
+    fn with_view<T>(&self, decide: impl FnOnce(&CertificatesView<'_>) -> T) -> T {
         let is_trusted = |id: &AuthorityId| self.is_trusted(id);
-        decide(&View {
+        decide(&CertificatesView {
             now: self.clock.now(),
             lifetimes: self.options.lifetimes,
             stored: &self.stored,

@@ -17,20 +17,20 @@ use crate::{
 
 /// The Secret as it was last seen.
 #[derive(Clone)]
-pub struct Seen {
+pub struct StoredSecret {
     metadata: ObjectMeta,
     kind: Option<String>,
     data: BTreeMap<String, ByteString>,
 }
 
 /// Reads and writes the CA Secret.
-pub struct Store {
+pub struct CaSecretStore {
     requests: Requests,
     namespace: NamespaceName,
     name: SecretName,
 }
 
-impl Store {
+impl CaSecretStore {
     /// Of the Secret of this name.
     pub fn new(requests: Requests, namespace: NamespaceName, name: SecretName) -> Self {
         Self { requests, namespace, name }
@@ -47,16 +47,20 @@ impl Store {
     }
 
     /// What happens to the Secret.
-    pub fn watch(&self, client: &WatchClient, timeout: Duration) -> impl Stream<Item = Change<Seen>> + Send + use<> {
+    pub fn watch(
+        &self,
+        client: &WatchClient,
+        timeout: Duration,
+    ) -> impl Stream<Item = Change<StoredSecret>> + Send + use<> {
         let query = Query::of::<Secret>(Some(self.namespace.as_str()), self.what()).named(self.name.as_str());
         watch(client, query, timeout, |raw| serde_json::from_str(raw.json).map(|secret: Secret| Some(secret.into())))
             .boxed()
     }
 
     /// The Secret as it is stored now.
-    pub async fn get(&self) -> Result<Option<Seen>, Problem> {
+    pub async fn get(&self) -> Result<Option<StoredSecret>, Problem> {
         let secret: Option<Secret> = self.requests.get(&self.namespace, self.name.as_str()).await?;
-        Ok(secret.map(Seen::from))
+        Ok(secret.map(StoredSecret::from))
     }
 
     /// The time at the API server.
@@ -65,7 +69,7 @@ impl Store {
     }
 
     /// Makes the Secret hold this. Fails with a conflict if it is not, or no longer, as it was seen.
-    pub async fn write(&self, keyring: &Keyring, seen: Option<&Seen>) -> Result<(), Problem> {
+    pub async fn write(&self, keyring: &Keyring, seen: Option<&StoredSecret>) -> Result<(), Problem> {
         let Some(seen) = seen else {
             let data = keyring.data().into_iter();
             let data: BTreeMap<_, _> = data.filter_map(|(key, value)| Some((key, ByteString(value?.into())))).collect();
@@ -92,7 +96,7 @@ impl Store {
     }
 }
 
-impl Seen {
+impl StoredSecret {
     /// What can be done with it; `names` are what leaves are issued for.
     pub fn read(&self, names: &[String]) -> Stored {
         match Keyring::read(&self.data, names) {
@@ -107,13 +111,13 @@ impl Seen {
     }
 }
 
-impl Drop for Seen {
+impl Drop for StoredSecret {
     fn drop(&mut self) {
         wipe(&mut self.data);
     }
 }
 
-impl From<Secret> for Seen {
+impl From<Secret> for StoredSecret {
     fn from(secret: Secret) -> Self {
         let mut metadata = secret.metadata;
         metadata.managed_fields = None;

@@ -22,7 +22,7 @@ use crate::admission::ReviewError;
 const MIB: usize = 1024 * 1024;
 
 /// A review that was read, and the room that it takes.
-pub(super) struct Review {
+pub(super) struct RawReview {
     pub(super) body: Bytes,
     /// Whether to parse it takes long enough to hold up others on the same thread.
     pub(super) is_large: bool,
@@ -71,7 +71,7 @@ impl Reader {
     }
 
     /// Reads the review of a request.
-    pub(super) async fn read(&self, request: Request) -> Result<Review, Unread> {
+    pub(super) async fn read(&self, request: Request) -> Result<RawReview, Unread> {
         if !is_json(request.headers()) {
             return Err(Unread::Bad(ReviewError::ContentType));
         }
@@ -93,7 +93,7 @@ impl Reader {
         let tree = if is_large { &self.large_trees } else { &self.usual_trees }.holder(peer, false);
         tree.is_whole();
         tree.grow(memory, self.limits.room_wait).await.map_err(|Full| Unread::Busy("parsing"))?;
-        Ok(Review { body, is_large, room: Room { _bytes: bytes, _tree: tree } })
+        Ok(RawReview { body, is_large, room: Room { _bytes: bytes, _tree: tree } })
     }
 
     async fn read_body(

@@ -28,12 +28,12 @@ pub(super) struct Budget {
     reserve: usize,
     /// For how long who is too slow is safe from those who wait.
     grace: Duration,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BudgetState {
     next: u64,
     holders: BTreeMap<u64, Holder>,
     /// Counts what was given, and when each caller was last given something.
@@ -109,7 +109,7 @@ impl Budget {
         fits
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BudgetState> {
         // Nothing in here panics halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,7 +175,7 @@ impl Drop for Held {
     }
 }
 
-impl State {
+impl BudgetState {
     fn held(&self, is_counted: impl Fn(&Holder) -> bool) -> usize {
         self.holders.values().filter(|holder| is_counted(holder)).map(|holder| holder.bytes).sum()
     }

@@ -30,7 +30,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, error};
 
 use super::{
-    connections::{Phase, Slot},
+    connections::{ConnectionPhase, Slot},
     limits::Limits,
     stream::Timed,
 };
@@ -41,7 +41,7 @@ use crate::{
 
 /// What all connections of a server share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct ServerShared {
     pub(super) router: Router,
     pub(super) limits: Arc<Limits>,
     pub(super) metrics: Metrics,
@@ -51,7 +51,7 @@ pub(super) struct Shared {
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Serves until the client or shutdown ends it, or a timer runs out.
-pub(super) async fn converse<S>(stream: S, slot: Arc<Slot>, shared: Shared, mut shutdown: Shutdown)
+pub(super) async fn converse<S>(stream: S, slot: Arc<Slot>, shared: ServerShared, mut shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -94,10 +94,10 @@ where
 async fn serve(
     request: Request<Incoming>,
     slot: Arc<Slot>,
-    shared: Shared,
+    shared: ServerShared,
     shutdown: Shutdown,
 ) -> Result<Response<Body>, Infallible> {
-    slot.enter(if request.body().is_end_stream() { Phase::Working } else { Phase::Body });
+    slot.enter(if request.body().is_end_stream() { ConnectionPhase::Working } else { ConnectionPhase::Body });
     let mut request = request.map(|inner| Body::new(Watched { inner, slot: Arc::clone(&slot) }));
     request.extensions_mut().insert(slot.peer());
     let mut response = answer(shared.router, request, &shared.metrics).await;
@@ -131,7 +131,7 @@ struct Watched {
 
 impl Watched {
     fn has_ended(&self) -> bool {
-        self.slot.phase() == Phase::Working
+        self.slot.phase() == ConnectionPhase::Working
     }
 }
 
@@ -143,7 +143,7 @@ impl HttpBody for Watched {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         // A body in chunks says so only after its last one.
         if !self.has_ended() && (frame.is_none() || self.inner.is_end_stream()) {
-            self.slot.enter(Phase::Working);
+            self.slot.enter(ConnectionPhase::Working);
         }
         Poll::Ready(frame)
     }

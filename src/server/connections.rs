@@ -25,7 +25,7 @@ use crate::telemetry::metrics::{Metrics, ShedLabels};
 
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     /// Accepted; nothing is read from it yet.
     Waiting,
     /// Handshake, and until the first byte of the first request.
@@ -43,7 +43,7 @@ pub(super) enum Phase {
 /// All connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections {
-    state: Mutex<State>,
+    state: Mutex<ConnectionsState>,
     metrics: Metrics,
 }
 
@@ -58,17 +58,17 @@ pub(super) struct Slot {
 }
 
 #[derive(Debug)]
-struct State {
+struct ConnectionsState {
     limits: Limits,
     next: u64,
     /// By number, which is the order in which they came.
-    all: BTreeMap<u64, Entry>,
+    all: BTreeMap<u64, ConnectionEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ConnectionEntry {
     peer: Peer,
-    phase: Phase,
+    phase: ConnectionPhase,
     /// When the phase began.
     since: Instant,
     accepted: Instant,
@@ -83,7 +83,7 @@ struct Entry {
 
 impl Connections {
     pub(super) fn new(limits: Limits, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { limits, next: 0, all: BTreeMap::new() }), metrics })
+        Arc::new(Self { state: Mutex::new(ConnectionsState { limits, next: 0, all: BTreeMap::new() }), metrics })
     }
 
     /// A slot for one who has just connected. `None`: too many wait already.
@@ -111,7 +111,7 @@ impl Connections {
         self.metrics.shed.get_or_create(&ShedLabels { reason }).inc();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionsState> {
         // Nothing in here panics halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,7 +130,7 @@ impl Slot {
                 let Some(entry) = state.all.get(&self.id) else { return false };
                 (entry.phase, state.first_waiting(self.peer) == Some(self.id))
             };
-            if phase != Phase::Waiting {
+            if phase != ConnectionPhase::Waiting {
                 return true;
             }
             if timeout(self.grace, self.signal.notified()).await.is_err() && is_first {
@@ -144,17 +144,17 @@ impl Slot {
     pub(super) async fn must_leave(&self) {
         loop {
             self.signal.notified().await;
-            if self.with(|entry| entry.evicted && entry.phase != Phase::Working) {
+            if self.with(|entry| entry.evicted && entry.phase != ConnectionPhase::Working) {
                 return;
             }
         }
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> ConnectionPhase {
         self.with(|entry| entry.phase)
     }
 
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: ConnectionPhase) {
         self.with(|entry| entry.enter(phase));
     }
 
@@ -165,7 +165,7 @@ impl Slot {
             let waited_for = state.is_waited_for(self.peer);
             let Some(entry) = state.all.get_mut(&self.id) else { return false };
             entry.established |= !entry.unread;
-            entry.enter(Phase::Idle);
+            entry.enter(ConnectionPhase::Idle);
             (!entry.unread && !entry.evicted, waited_for)
         };
         kept && !waited_for
@@ -180,7 +180,7 @@ impl Slot {
         self.with(|entry| entry.unread)
     }
 
-    fn with<T: Default>(&self, act: impl FnOnce(&mut Entry) -> T) -> T {
+    fn with<T: Default>(&self, act: impl FnOnce(&mut ConnectionEntry) -> T) -> T {
         self.connections.state().all.get_mut(&self.id).map(act).unwrap_or_default()
     }
 }
@@ -192,14 +192,14 @@ impl Drop for Slot {
     }
 }
 
-impl Default for Phase {
+impl Default for ConnectionPhase {
     /// Of a connection that is forgotten.
     fn default() -> Self {
         Self::Idle
     }
 }
 
-impl State {
+impl ConnectionsState {
     fn accept(&mut self, peer: Peer, now: Instant) -> Option<(u64, Arc<Notify>)> {
         let waiting = count(self.waiting());
         let mine = of(&waiting, peer);
@@ -215,9 +215,9 @@ impl State {
         }
         let (id, signal) = (self.next, Arc::<Notify>::default());
         self.next += 1;
-        let entry = Entry {
+        let entry = ConnectionEntry {
             peer,
-            phase: Phase::Waiting,
+            phase: ConnectionPhase::Waiting,
             since: now,
             accepted: now,
             established: false,
@@ -229,12 +229,12 @@ impl State {
         Some((id, signal))
     }
 
-    fn waiting(&self) -> impl Iterator<Item = (&u64, &Entry)> {
-        self.all.iter().filter(|(_, entry)| entry.phase == Phase::Waiting)
+    fn waiting(&self) -> impl Iterator<Item = (&u64, &ConnectionEntry)> {
+        self.all.iter().filter(|(_, entry)| entry.phase == ConnectionPhase::Waiting)
     }
 
-    fn served(&self) -> impl Iterator<Item = (&u64, &Entry)> {
-        self.all.iter().filter(|(_, entry)| entry.phase != Phase::Waiting && !entry.evicted)
+    fn served(&self) -> impl Iterator<Item = (&u64, &ConnectionEntry)> {
+        self.all.iter().filter(|(_, entry)| entry.phase != ConnectionPhase::Waiting && !entry.evicted)
     }
 
     fn first_waiting(&self, peer: Peer) -> Option<u64> {
@@ -262,7 +262,7 @@ impl State {
                 evicted += 1;
             }
             if let Some(entry) = self.all.get_mut(&id) {
-                entry.enter(Phase::Opening);
+                entry.enter(ConnectionPhase::Opening);
                 entry.signal.notify_one();
             }
         }
@@ -304,7 +304,7 @@ impl State {
 /// How many connections each caller has.
 type Counts = HashMap<Peer, usize>;
 
-fn count<'a>(entries: impl Iterator<Item = (&'a u64, &'a Entry)>) -> Counts {
+fn count<'a>(entries: impl Iterator<Item = (&'a u64, &'a ConnectionEntry)>) -> Counts {
     let mut counts = Counts::new();
     for (_, entry) in entries {
         *counts.entry(entry.peer).or_default() += 1;
@@ -316,8 +316,8 @@ fn of(counts: &Counts, peer: Peer) -> usize {
     counts.get(&peer).copied().unwrap_or_default()
 }
 
-impl Entry {
-    fn enter(&mut self, phase: Phase) {
+impl ConnectionEntry {
+    fn enter(&mut self, phase: ConnectionPhase) {
         (self.phase, self.since) = (phase, Instant::now());
     }
 
@@ -325,13 +325,13 @@ impl Entry {
     /// may have sent its next request already.
     fn makes_room(&self, now: Instant, grace: Duration) -> bool {
         let since = if self.established { self.since } else { self.accepted };
-        self.phase != Phase::Working && now.duration_since(since) >= grace
+        self.phase != ConnectionPhase::Working && now.duration_since(since) >= grace
     }
 
     /// Who goes first among those of one address: whoever was not answered yet, then the idle, the longest first.
     fn rank(&self) -> (bool, bool, Instant) {
         let since = if self.established { self.since } else { self.accepted };
-        (self.established, self.phase != Phase::Idle, since)
+        (self.established, self.phase != ConnectionPhase::Idle, since)
     }
 }
 

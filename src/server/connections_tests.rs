@@ -16,10 +16,10 @@ fn connections(connections: usize, connections_of_one: usize) -> Arc<Connections
 }
 
 impl Connections {
-    fn open(self: &Arc<Self>, number: u8, phase: Phase) -> Arc<Slot> {
+    fn open(self: &Arc<Self>, number: u8, phase: ConnectionPhase) -> Arc<Slot> {
         let slot = self.accept(peer(number)).unwrap();
         assert!(slot.waits_no_more(), "a place for {number}");
-        slot.enter(Phase::Working);
+        slot.enter(ConnectionPhase::Working);
         slot.answered();
         slot.enter(phase);
         slot
@@ -32,7 +32,7 @@ impl Connections {
 
 impl Slot {
     fn waits_no_more(&self) -> bool {
-        self.phase() != Phase::Waiting
+        self.phase() != ConnectionPhase::Waiting
     }
 
     fn is_evicted(&self) -> bool {
@@ -49,7 +49,7 @@ async fn pass(connections: &Connections, time: Duration) {
 #[tokio::test(start_paused = true)]
 async fn one_address_has_its_part_and_no_more_and_another_one_is_served_at_once() {
     let connections = connections(8, 2);
-    let busy: Vec<_> = (0..2).map(|_| connections.open(1, Phase::Working)).collect();
+    let busy: Vec<_> = (0..2).map(|_| connections.open(1, ConnectionPhase::Working)).collect();
     let waiting = connections.stranger(1);
     pass(&connections, GRACE * 100).await;
     assert!(!waiting.waits_no_more(), "both of its own are at work");
@@ -62,18 +62,18 @@ async fn one_address_has_its_part_and_no_more_and_another_one_is_served_at_once(
 #[tokio::test(start_paused = true)]
 async fn of_one_address_the_unestablished_make_room_then_the_idle_and_who_works_stays() {
     let connections = connections(8, 3);
-    let working = connections.open(1, Phase::Working);
-    let idle = connections.open(1, Phase::Idle);
+    let working = connections.open(1, ConnectionPhase::Working);
+    let idle = connections.open(1, ConnectionPhase::Idle);
     let unestablished = connections.stranger(1);
     let next = connections.stranger(1);
     advance(GRACE / 2).await;
     // To send bytes does not make it younger.
-    unestablished.enter(Phase::Head);
+    unestablished.enter(ConnectionPhase::Head);
     pass(&connections, Duration::from_millis(124)).await;
     assert!(!next.waits_no_more(), "an honest client needs some time, too");
     pass(&connections, Duration::from_millis(1)).await;
     assert!(next.waits_no_more() && unestablished.is_evicted() && !idle.is_evicted());
-    next.enter(Phase::Working);
+    next.enter(ConnectionPhase::Working);
     let last = connections.stranger(1);
     assert!(last.waits_no_more() && idle.is_evicted() && !working.is_evicted());
     assert!(connections.metrics.encode().contains("shed_total{reason=\"connections\"} 2"));
@@ -82,10 +82,10 @@ async fn of_one_address_the_unestablished_make_room_then_the_idle_and_who_works_
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_not_closed_the_moment_after_its_answer() {
     let connections = connections(8, 1);
-    let slot = connections.open(1, Phase::Working);
+    let slot = connections.open(1, ConnectionPhase::Working);
     let waiting = connections.stranger(1);
     pass(&connections, GRACE * 10).await;
-    slot.enter(Phase::Idle);
+    slot.enter(ConnectionPhase::Idle);
     pass(&connections, Duration::from_millis(249)).await;
     assert!(!slot.is_evicted(), "its client may have sent the next request");
     pass(&connections, Duration::from_millis(1)).await;
@@ -95,9 +95,9 @@ async fn an_idle_connection_is_not_closed_the_moment_after_its_answer() {
 #[tokio::test(start_paused = true)]
 async fn when_all_places_are_taken_whoever_has_most_makes_room() {
     let connections = connections(8, 4);
-    let mut taken: Vec<_> = (0..4).map(|_| connections.open(1, Phase::Idle)).collect();
-    taken.extend((0..3).map(|_| connections.open(2, Phase::Idle)));
-    taken.push(connections.open(3, Phase::Idle));
+    let mut taken: Vec<_> = (0..4).map(|_| connections.open(1, ConnectionPhase::Idle)).collect();
+    taken.extend((0..3).map(|_| connections.open(2, ConnectionPhase::Idle)));
+    taken.push(connections.open(3, ConnectionPhase::Idle));
     advance(GRACE).await;
     // 4, 3 and 1: three newcomers end at 2, 3, 1 and 2, and nobody who has less loses to one who has more.
     let newcomers = [connections.stranger(4), connections.stranger(4), connections.stranger(4)];
@@ -107,7 +107,7 @@ async fn when_all_places_are_taken_whoever_has_most_makes_room() {
     assert!(!taken[7].is_evicted(), "the only one of its address");
 }
 
-impl State {
+impl ConnectionsState {
     fn served_of(&self, number: u8) -> usize {
         of(&count(self.served()), peer(number))
     }
@@ -116,7 +116,7 @@ impl State {
 #[tokio::test(start_paused = true)]
 async fn a_place_that_becomes_free_goes_to_the_address_that_is_served_least() {
     let connections = connections(4, 2);
-    let mut taken: Vec<_> = [1, 1, 2, 2].map(|number| connections.open(number, Phase::Working)).into();
+    let mut taken: Vec<_> = [1, 1, 2, 2].map(|number| connections.open(number, ConnectionPhase::Working)).into();
     let first = connections.stranger(1);
     let second = connections.stranger(3);
     assert!(!first.waits_no_more() && !second.waits_no_more());
@@ -129,15 +129,15 @@ async fn a_place_that_becomes_free_goes_to_the_address_that_is_served_least() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_in_whole_after_its_connection_was_chosen_is_answered() {
     let connections = connections(8, 1);
-    let chosen = connections.open(1, Phase::Idle);
+    let chosen = connections.open(1, ConnectionPhase::Idle);
     advance(GRACE).await;
     let _next = connections.stranger(1);
     assert!(chosen.is_evicted());
-    chosen.enter(Phase::Working);
+    chosen.enter(ConnectionPhase::Working);
     assert!(timeout(GRACE * 10, chosen.must_leave()).await.is_err(), "nothing closes it");
     assert!(!chosen.answered(), "and its answer is the last");
 
-    let idle = connections.open(2, Phase::Idle);
+    let idle = connections.open(2, ConnectionPhase::Idle);
     advance(GRACE).await;
     let _next = connections.stranger(2);
     assert!(timeout(Duration::ZERO, idle.must_leave()).await.is_ok());
@@ -154,12 +154,12 @@ async fn those_who_wait_are_bounded_and_each_address_may_wait() {
         ..Limits::default()
     };
     let connections = Connections::new(limits, Metrics::new());
-    let _working = [1, 2].map(|number| connections.open(number, Phase::Working));
+    let _working = [1, 2].map(|number| connections.open(number, ConnectionPhase::Working));
     let hostile: Vec<_> = (0..3).map(|_| connections.stranger(1)).collect();
     assert!(connections.accept(peer(1)).is_none());
     let others = [connections.stranger(2), connections.stranger(3)];
     assert!(!hostile[2].is_served().await, "the last one of the address that waits most");
-    assert!(others.iter().all(|slot| slot.phase() == Phase::Waiting));
+    assert!(others.iter().all(|slot| slot.phase() == ConnectionPhase::Waiting));
     assert!(connections.metrics.encode().contains("shed_total{reason=\"waiting\"} 1"));
 }
 

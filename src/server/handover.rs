@@ -23,11 +23,11 @@ const MEMORY: usize = 65_536;
 #[derive(Clone, Debug)]
 pub struct HandOver {
     shutdown: Shutdown,
-    shared: Arc<Shared>,
+    shared: Arc<SentAway>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SentAway {
     hasher: RandomState,
     sent_away: Mutex<HashSet<u64>>,
     came_back: AtomicU64,

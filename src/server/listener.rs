@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 
 use super::{
     client_ca::ClientCa,
-    connection::{Shared, converse},
+    connection::{ServerShared, converse},
     connections::{Connections, Slot},
     limits::Limits,
     peer::Peer,
@@ -95,7 +95,7 @@ pub struct Server {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     traffic: Arc<Traffic>,
-    shared: Shared,
+    shared: ServerShared,
 }
 
 impl Server {
@@ -125,14 +125,14 @@ impl Server {
             return Err(rustls::Error::General("the TLS configuration is not one that FIPS allows".to_owned()));
         }
         let tls = Some(TlsAcceptor::from(Arc::new(config)));
-        let shared = Shared { router, limits: Arc::default(), metrics };
+        let shared = ServerShared { router, limits: Arc::default(), metrics };
         Ok(Self { socket, tls, traffic: Traffic::new(), shared })
     }
 
     /// Plain HTTP/1.1.
     pub fn http(socket: TcpListener, router: Router, metrics: Metrics) -> Self {
         let limits = Arc::new(Limits::of_probes());
-        Self { socket, tls: None, traffic: Traffic::new(), shared: Shared { router, limits, metrics } }
+        Self { socket, tls: None, traffic: Traffic::new(), shared: ServerShared { router, limits, metrics } }
     }
 
     /// The same with other limits; those of reviews are the router's.
@@ -195,7 +195,7 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, slot: Arc<Slot>, shared: Shared, shutdown: Shutdown) {
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, slot: Arc<Slot>, shared: ServerShared, shutdown: Shutdown) {
     // Answers are small: each is one segment that must not wait for another.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "no TCP_NODELAY");

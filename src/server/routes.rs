@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
-    body::{Reader, Review, Unread},
+    body::{RawReview, Reader, Unread},
     handover::HandOver,
     limits::Limits,
 };
@@ -108,7 +108,7 @@ async fn answer(
     state: AppState,
     webhook: Webhook,
     deadline: Duration,
-    Review { body, is_large, room }: Review,
+    RawReview { body, is_large, room }: RawReview,
 ) -> Response {
     if !is_large {
         let answer = state.admission.answer_within(deadline, webhook, Ok(body)).await;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    connections::{Phase, Slot},
+    connections::{ConnectionPhase, Slot},
     limits::Limits,
 };
 
@@ -30,8 +30,8 @@ pub(super) struct Timed<S> {
     head: Duration,
     answer: Duration,
     linger: Duration,
-    reading: Clock,
-    writing: Clock,
+    reading: DeadlineClock,
+    writing: DeadlineClock,
     closing: Closing,
 }
 
@@ -70,17 +70,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let phase = this.slot.phase();
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                if buf.filled().len() > before && matches!(phase, Phase::Opening | Phase::Idle) {
+                if buf.filled().len() > before && matches!(phase, ConnectionPhase::Opening | ConnectionPhase::Idle) {
                     this.reading.stop();
-                    this.slot.enter(Phase::Head);
+                    this.slot.enter(ConnectionPhase::Head);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => match phase {
-                Phase::Opening => this.reading.expires(cx, this.first_byte).map(|()| Err(late("sent nothing"))),
-                Phase::Head => this.reading.expires(cx, this.head).map(|()| Err(late("sent a head too slowly"))),
-                Phase::Waiting | Phase::Body | Phase::Working | Phase::Idle => {
+                ConnectionPhase::Opening => {
+                    this.reading.expires(cx, this.first_byte).map(|()| Err(late("sent nothing")))
+                }
+                ConnectionPhase::Head => {
+                    this.reading.expires(cx, this.head).map(|()| Err(late("sent a head too slowly")))
+                }
+                ConnectionPhase::Waiting | ConnectionPhase::Body | ConnectionPhase::Working | ConnectionPhase::Idle => {
                     this.reading.stop();
                     Poll::Pending
                 }
@@ -119,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
                 return Poll::Ready(Ok(()));
             }
             self.closing = Closing::Lingering;
-            self.slot.enter(Phase::Body);
+            self.slot.enter(ConnectionPhase::Body);
             self.reading.stop();
         }
         let this = &mut *self;
@@ -145,12 +149,12 @@ fn late(what: &'static str) -> io::Error {
 
 /// Starts when it is first asked, and keeps its timer from one use to the next.
 #[derive(Default)]
-struct Clock {
+struct DeadlineClock {
     timer: Option<Pin<Box<Sleep>>>,
     runs: bool,
 }
 
-impl Clock {
+impl DeadlineClock {
     fn expires(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
         if !self.runs {

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 /// The connections of one server.
 #[derive(Debug)]
-pub struct Traffic(Mutex<State>);
+pub struct Traffic(Mutex<TrafficState>);
 
 #[derive(Debug)]
-struct State {
+struct TrafficState {
     open: usize,
     /// When the last connection began or ended.
     last: Instant,
@@ -23,7 +23,7 @@ pub(super) struct Open(Arc<Traffic>);
 
 impl Traffic {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { open: 0, last: Instant::now() })))
+        Arc::new(Self(Mutex::new(TrafficState { open: 0, last: Instant::now() })))
     }
 
     pub(super) fn open(self: &Arc<Self>) -> Open {
@@ -38,7 +38,7 @@ impl Traffic {
         if state.open > 0 { Duration::ZERO } else { state.last.elapsed() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TrafficState> {
         // Nothing in here panics halfway.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

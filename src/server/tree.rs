@@ -27,11 +27,11 @@ pub(super) struct Tree {
     arrays: usize,
     colons: usize,
     commas: usize,
-    state: State,
+    state: CostState,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum State {
+enum CostState {
     #[default]
     Outside,
     String,
@@ -45,22 +45,22 @@ impl Tree {
         let mut rest = piece;
         loop {
             match self.state {
-                State::Outside => {
+                CostState::Outside => {
                     let Some(quote) = rest.iter().position(|byte| self.counts(*byte)) else { return };
                     rest = rest.get(quote + 1..).unwrap_or_default();
-                    self.state = State::String;
+                    self.state = CostState::String;
                 }
                 // Most of a review is text, and most of its time would be spent here.
-                State::String => {
+                CostState::String => {
                     let Some(end) = memchr2(b'"', b'\\', rest) else { return };
                     let escapes = rest.get(end) == Some(&b'\\');
                     rest = rest.get(end + 1..).unwrap_or_default();
-                    self.state = if escapes { State::Escape } else { State::Outside };
+                    self.state = if escapes { CostState::Escape } else { CostState::Outside };
                 }
-                State::Escape => {
+                CostState::Escape => {
                     let Some((_, after)) = rest.split_first() else { return };
                     rest = after;
-                    self.state = State::String;
+                    self.state = CostState::String;
                 }
             }
         }
