@@ -23,7 +23,7 @@ pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Each configured source, by Secret name, with the namespace it is expected in.
-    pub sources: BTreeMap<SecretName, (NamespaceName, SourceView)>,
+    pub sources: BTreeMap<SecretName, (NamespaceName, SourcePresence)>,
     /// `certsSecretName` as it is in each namespace that has it.
     pub certs: BTreeMap<NamespaceName, Certs>,
     /// Whether `certs` is complete: "not loaded yet" must never look like "not there".
@@ -94,7 +94,7 @@ impl Doubts {
 
 /// A source as far as admission needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceView {
+pub enum SourcePresence {
     /// The watch has not delivered its first list.
     NotLoaded,
     /// There is no such Secret.

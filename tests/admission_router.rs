@@ -15,7 +15,7 @@ use gitlab_runner_webhook::{
     cluster::Requests,
     config::{Config, NamespaceName},
     server::{AppState, probe_router, webhook_router},
-    snapshot::{SharedSnapshot, Snapshot, SourceView},
+    snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
     trust::{Ca, Certs, Trust},
 };
@@ -182,7 +182,7 @@ async fn what_the_watches_publish_is_seen_at_once() {
 #[tokio::test]
 async fn a_namespace_is_warned_about_and_never_changed() {
     let clone = &Config::default().clones[0];
-    let sources = BTreeMap::from([(clone.secret.clone(), (clone.from.clone(), SourceView::Missing))]);
+    let sources = BTreeMap::from([(clone.secret.clone(), (clone.from.clone(), SourcePresence::Missing))]);
     let fixture = Fixture::new(Snapshot { sources, ..Snapshot::default() });
     let namespace =
         json!({"metadata": {"name": "gitlab-runner", "labels": {"kubernetes.io/metadata.name": "gitlab-runner"}}});

@@ -16,7 +16,7 @@ use gitlab_runner_webhook::{
     config::{Config, GateThen, PublicRoots},
     names,
     server::{AppState, webhook_router},
-    snapshot::{SharedSnapshot, Snapshot, SourceView},
+    snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
     trust::{Ca, Certs, Trust},
 };
@@ -130,7 +130,7 @@ fn snapshot(config: &Config) -> Snapshot {
     let out_of_step = behind
         .flat_map(|namespace| specs.iter().map(move |spec| ((spec.secret.clone(), name(namespace)), Instant::now())));
     Snapshot {
-        sources: specs.iter().map(|spec| (spec.secret.clone(), (spec.from.clone(), SourceView::Present))).collect(),
+        sources: specs.iter().map(|spec| (spec.secret.clone(), (spec.from.clone(), SourcePresence::Present))).collect(),
         certs: certs.into_iter().map(|(namespace, certs)| (name(namespace), certs)).collect(),
         certs_loaded: true,
         trust: BTreeMap::from([(name("gitlab-runner"), trust)]),

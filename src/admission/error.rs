@@ -38,7 +38,7 @@ pub enum ReviewError {
     Version,
     /// Another object.
     #[error("expected kind AdmissionReview of apiVersion admission.k8s.io/v1")]
-    Kind,
+    PodKind,
     /// A field that each review has is not there.
     #[error("the AdmissionReview has no {field}")]
     Missing {
@@ -66,7 +66,7 @@ impl ReviewError {
             Self::ContentType => "content-type",
             Self::Json { .. } => "not-json",
             Self::Version => "version",
-            Self::Kind => "kind",
+            Self::PodKind => "kind",
             Self::Missing { .. } => "incomplete",
             Self::Uid { .. } => "uid",
             Self::Answer => "answer",
@@ -79,9 +79,12 @@ impl ReviewError {
             Self::TooLarge { .. } => 413,
             Self::TooSlow { .. } => 408,
             Self::ContentType => 415,
-            Self::CutOff | Self::Json { .. } | Self::Version | Self::Kind | Self::Missing { .. } | Self::Uid { .. } => {
-                400
-            }
+            Self::CutOff
+            | Self::Json { .. }
+            | Self::Version
+            | Self::PodKind
+            | Self::Missing { .. }
+            | Self::Uid { .. } => 400,
             Self::Answer => 500,
         }
     }

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    kind::Kind,
+    kind::PodKind,
     references::references,
     review::{Decision, Denial, Request, RetryAfter, Verdict, Warning},
     singleflight::Singleflight,
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cluster::{Problem, Requests},
     config::{CloneSpec, Config, GateThen, NamespaceName, SecretName},
-    snapshot::{SharedSnapshot, Snapshot, SourceView},
+    snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     sync::{names_another_source, same_content},
     wiped::Wiped,
 };
@@ -53,7 +53,7 @@ pub(crate) struct Gate {
 
 /// A clone beside its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum GateState {
     Current,
     Stale,
     CloneMissing,
@@ -65,18 +65,18 @@ enum State {
 /// What one look showed.
 #[derive(Clone, Debug)]
 struct Look {
-    state: State,
+    state: GateState,
     /// `resourceVersion` of the source, where it was read: the sync that this pod waits for writes the same version.
     source_version: Option<String>,
 }
 
-impl From<State> for Look {
-    fn from(state: State) -> Self {
+impl From<GateState> for Look {
+    fn from(state: GateState) -> Self {
         Self { state, source_version: None }
     }
 }
 
-impl State {
+impl GateState {
     fn as_str(self) -> &'static str {
         match self {
             Self::Current => "current",
@@ -106,12 +106,12 @@ impl Gate {
 
     /// Decides on a pod, before `deadline` is over.
     pub(crate) async fn review(&self, request: &Request, deadline: Duration) -> Decision {
-        let kind = Kind::of(&request.object, &self.config);
+        let kind = PodKind::of(&request.object, &self.config);
         let Ok(namespace) = request.namespace.parse::<NamespaceName>() else { return allow("other-request") };
         if self.config.gate.give_up_after.is_zero() {
             return allow("disabled");
         }
-        if matches!(kind, Kind::Job | Kind::Pause) {
+        if matches!(kind, PodKind::Job | PodKind::Pause) {
             return allow("other-pod");
         }
         let used = references(&request.object);
@@ -125,14 +125,14 @@ impl Gate {
             if request.dry_run {
                 return remembered(&self.snapshot.load(), spec, &namespace).into();
             }
-            timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(State::Unknown.into())
+            timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(GateState::Unknown.into())
         }));
         let mut decision = allow("current");
         decision.audit.insert("pod", kind.as_str().to_owned());
         for (spec, Look { state, source_version }) in clones.iter().zip(looks.await) {
             // Of several, that of the one that decides.
             decision.audit.extend(source_version.map(|version| (AUDIT_SOURCE_VERSION, version)));
-            if state == State::Current {
+            if state == GateState::Current {
                 continue;
             }
             match self.without(spec, &namespace, state) {
@@ -157,19 +157,19 @@ impl Gate {
         // very moment is known soon.
         while self.is_foreign(namespace) {
             if started.elapsed() >= PATIENCE {
-                return State::CloneMissing.into();
+                return GateState::CloneMissing.into();
             }
             sleep(PAUSE).await;
         }
         let mut look = self.look(spec, namespace).await;
-        if look.state == State::Current {
+        if look.state == GateState::Current {
             self.compare(spec, namespace, look.state);
             return look;
         }
-        while look.state != State::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
+        while look.state != GateState::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
             sleep(PAUSE).await;
             // What the watches know says when another look is worth it.
-            if remembered(&self.snapshot.load(), spec, namespace) == State::Current {
+            if remembered(&self.snapshot.load(), spec, namespace) == GateState::Current {
                 look = self.look(spec, namespace).await;
             }
         }
@@ -180,7 +180,7 @@ impl Gate {
 
     /// What was read is the truth: when the watches know it otherwise, sync is told, so that it reads, too, and the time
     /// after which the gate gives up begins.
-    fn compare(&self, spec: &CloneSpec, namespace: &NamespaceName, read: State) {
+    fn compare(&self, spec: &CloneSpec, namespace: &NamespaceName, read: GateState) {
         let snapshot = self.snapshot.load();
         if !snapshot.clones_loaded || !snapshot.namespaces.contains(namespace) {
             return;
@@ -188,8 +188,10 @@ impl Gate {
         let since = snapshot.out_of_step.get(&(spec.secret.clone(), namespace.clone()));
         let contradicts = match read {
             // What was written a moment ago comes back through the watch.
-            State::Current => since.is_some_and(|since| since.elapsed() > LAG),
-            State::Stale | State::CloneMissing | State::SourceMissing | State::Unknown => since.is_none(),
+            GateState::Current => since.is_some_and(|since| since.elapsed() > LAG),
+            GateState::Stale | GateState::CloneMissing | GateState::SourceMissing | GateState::Unknown => {
+                since.is_none()
+            }
         };
         if contradicts {
             snapshot.doubts.raise(spec.secret.clone(), namespace.clone());
@@ -209,14 +211,14 @@ impl Gate {
                 let source: Option<Secret> = self.requests.get(&spec.from, name).await?;
                 Ok::<_, Problem>((source.map(Wiped::from), clone))
             };
-            let Ok(Ok((source, clone))) = timeout(READ_DEADLINE, read).await else { return State::Unknown.into() };
-            let Some(source) = source else { return State::SourceMissing.into() };
+            let Ok(Ok((source, clone))) = timeout(READ_DEADLINE, read).await else { return GateState::Unknown.into() };
+            let Some(source) = source else { return GateState::SourceMissing.into() };
             let state = match clone {
-                None => State::CloneMissing,
-                Some(clone) if same_content(&source, &clone) => State::Current,
+                None => GateState::CloneMissing,
+                Some(clone) if same_content(&source, &clone) => GateState::Current,
                 // Another revision has another source for it, and answers for that.
-                Some(clone) if is_passive && names_another_source(&clone.metadata, spec) => State::Current,
-                Some(_) => State::Stale,
+                Some(clone) if is_passive && names_another_source(&clone.metadata, spec) => GateState::Current,
+                Some(_) => GateState::Stale,
             };
             Look { state, source_version: source.metadata.resource_version.clone() }
         });
@@ -243,7 +245,7 @@ impl Gate {
     }
 
     /// What becomes of a pod whose clone is not current.
-    fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: State) -> Outcome {
+    fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: GateState) -> Outcome {
         let told = format!("Secret {namespace}/{} {}", spec.secret, state.told());
         if self.is_foreign(namespace) {
             // The webhook's selector and the configuration disagree: nobody will ever make this clone.
@@ -272,19 +274,19 @@ enum Outcome {
 }
 
 /// What the watches know, for dry runs and for when to look again.
-fn remembered(snapshot: &Snapshot, spec: &CloneSpec, namespace: &NamespaceName) -> State {
+fn remembered(snapshot: &Snapshot, spec: &CloneSpec, namespace: &NamespaceName) -> GateState {
     if !snapshot.clones_loaded {
-        return State::Unknown;
+        return GateState::Unknown;
     }
-    if snapshot.sources.get(&spec.secret).is_none_or(|(_, view)| *view != SourceView::Present) {
-        return State::SourceMissing;
+    if snapshot.sources.get(&spec.secret).is_none_or(|(_, view)| *view != SourcePresence::Present) {
+        return GateState::SourceMissing;
     }
     if !snapshot.namespaces.contains(namespace) {
-        return State::CloneMissing;
+        return GateState::CloneMissing;
     }
     match snapshot.out_of_step.get(&(spec.secret.clone(), namespace.clone())) {
-        None => State::Current,
-        Some(_) => State::Stale,
+        None => GateState::Current,
+        Some(_) => GateState::Stale,
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub use manager::host;
 
 use super::{
-    kind::Kind,
+    kind::PodKind,
     pod::{append, has_room, is_windows, mounts_volume, volume},
     review::Warning,
 };
@@ -35,12 +35,12 @@ pub(crate) struct Injection {
     /// For whoever creates the pod.
     pub(crate) warnings: Vec<Warning>,
     /// Why it is so.
-    pub(crate) reason: Reason,
+    pub(crate) reason: InjectReason,
 }
 
 /// Why a pod gets what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum InjectReason {
     /// Something was added.
     Injected,
     /// All of it is there.
@@ -69,7 +69,7 @@ pub(crate) enum Reason {
     NoContainer,
 }
 
-impl Reason {
+impl InjectReason {
     /// The reason as metric label, log field and audit annotation.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -91,26 +91,26 @@ impl Reason {
 }
 
 /// Decides what a pod that is being created in `namespace` gets.
-pub(crate) fn inject(pod: &Value, kind: Kind, namespace: &str, snapshot: &Snapshot, config: &Config) -> Injection {
+pub(crate) fn inject(pod: &Value, kind: PodKind, namespace: &str, snapshot: &Snapshot, config: &Config) -> Injection {
     let enabled = match kind {
-        Kind::Manager => config.inject.manager,
-        Kind::Job => config.inject.jobs,
-        Kind::Pause | Kind::Other => return Injection::none(Reason::OtherPod),
+        PodKind::Manager => config.inject.manager,
+        PodKind::Job => config.inject.jobs,
+        PodKind::Pause | PodKind::Other => return Injection::none(InjectReason::OtherPod),
     };
     if !enabled {
-        return Injection::none(Reason::Disabled);
+        return Injection::none(InjectReason::Disabled);
     }
     // The label on a namespace is for the webhook configuration: its pods never get here.
     if at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false") {
-        return Injection::none(Reason::OptedOut);
+        return Injection::none(InjectReason::OptedOut);
     }
     if is_windows(pod) {
-        return Injection::none(Reason::Windows);
+        return Injection::none(InjectReason::Windows);
     }
-    match order(kind, namespace, snapshot, config) {
-        Ok(order) => carry_out(order.as_ref(), pod),
+    match injector(kind, namespace, snapshot, config) {
+        Ok(injector) => carry_out(injector.as_ref(), pod),
         Err(refusal) => {
-            let again = if kind == Kind::Job { "retry the job" } else { "recreate the pod" };
+            let again = if kind == PodKind::Job { "retry the job" } else { "recreate the pod" };
             let warning = Warning::new(format!("no CA injected: {} and {again}", refusal.problem));
             Injection { warnings: vec![warning], ..Injection::none(refusal.reason) }
         }
@@ -118,19 +118,19 @@ pub(crate) fn inject(pod: &Value, kind: Kind, namespace: &str, snapshot: &Snapsh
 }
 
 impl Injection {
-    fn none(reason: Reason) -> Self {
+    fn none(reason: InjectReason) -> Self {
         Self { patch: Patch::default(), warnings: Vec::new(), reason }
     }
 }
 
 /// Why no pod in the namespace gets anything, and what to do about it.
 struct Refusal {
-    reason: Reason,
+    reason: InjectReason,
     problem: String,
 }
 
 /// What one kind of pod is to get.
-trait Order {
+trait Injector {
     /// Whether this one of the ordinary containers gets certificates.
     fn concerns(&self, container: &Value, all: &Value) -> bool;
     /// What one container lacks.
@@ -162,37 +162,37 @@ enum Obstacle {
     Blocked(&'static str),
 }
 
-fn order<'a>(
-    kind: Kind,
+fn injector<'a>(
+    kind: PodKind,
     namespace: &'a str,
     snapshot: &Snapshot,
     config: &'a Config,
-) -> Result<Box<dyn Order + 'a>, Refusal> {
+) -> Result<Box<dyn Injector + 'a>, Refusal> {
     let secret = &config.certs_secret_name;
     let refuse = |reason, problem: String| Err(Refusal { reason, problem });
-    let missing = |what: &str| refuse(Reason::CertsMissing, format!("Secret {namespace}/{secret} {what}"));
+    let missing = |what: &str| refuse(InjectReason::CertsMissing, format!("Secret {namespace}/{secret} {what}"));
     let certs = snapshot.certs.get(namespace);
-    if kind == Kind::Job {
+    if kind == PodKind::Job {
         return match (snapshot.trust.get(namespace), certs) {
             // What another revision publishes is right, whatever Secret it is made of.
             (Some(trust), _) if snapshot.is_passive => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
+                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             // What is there without its Secret is about to be deleted.
             (Some(trust), None) if !snapshot.knows_certs(namespace) => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
+                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => {
-                Ok(Box::new(job::Order::new(*trust, snapshot.trust_former.contains(namespace), config)))
+                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
             }
             _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),
             (_, Some(Certs { unreadable: Some(key), .. })) => {
-                refuse(Reason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; mend it"))
+                refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; mend it"))
             }
             (_, Some(certs)) if !certs.has_ca() => missing("has no CA; add ca.crt"),
             _ => refuse(
-                Reason::TrustPending,
+                InjectReason::TrustPending,
                 format!("ConfigMap {namespace}/{CONFIGMAP_TRUST} is being published; wait a moment"),
             ),
         };
@@ -201,39 +201,39 @@ fn order<'a>(
         _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
         None => missing("is missing; create it with ca.crt"),
         Some(certs) if certs.ca == Ca::Invalid => {
-            refuse(Reason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; mend it"))
+            refuse(InjectReason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; mend it"))
         }
         Some(certs) if !certs.has_ca() => missing("has no ca.crt; add it"),
-        Some(certs) => Ok(Box::new(manager::Order::new(certs, config))),
+        Some(certs) => Ok(Box::new(manager::ManagerInjector::new(certs, config))),
     }
 }
 
 fn refuse_not_loaded<T>(namespace: &str, config: &Config) -> Result<T, Refusal> {
     let secret = &config.certs_secret_name;
     let problem = format!("Secret {namespace}/{secret} is not loaded yet; wait a moment");
-    Err(Refusal { reason: Reason::CertsNotLoaded, problem })
+    Err(Refusal { reason: InjectReason::CertsNotLoaded, problem })
 }
 
-fn carry_out(order: &dyn Order, pod: &Value) -> Injection {
+fn carry_out(injector: &dyn Injector, pod: &Value) -> Injection {
     let containers = at(pod, &["spec", "containers"]);
     let mut operations = Vec::new();
     let mut warnings = Vec::new();
     let mut kept = BTreeSet::new();
-    let mut reason = Reason::NoContainer;
+    let mut reason = InjectReason::NoContainer;
     let mut uses_our_volume = false;
     for (index, container) in items(containers).enumerate() {
-        if !order.concerns(container, containers) {
+        if !injector.concerns(container, containers) {
             continue;
         }
         let additions = if has_room(container, "volumeMounts") && has_room(container, "env") {
-            order.additions(pod, container)
+            injector.additions(pod, container)
         } else {
             Err(Obstacle::Blocked("its volumeMounts or env is not a list"))
         };
         match additions {
             Ok(additions) => {
-                if reason == Reason::NoContainer {
-                    reason = Reason::Present;
+                if reason == InjectReason::NoContainer {
+                    reason = InjectReason::Present;
                 }
                 uses_our_volume |= !additions.mounts.is_empty();
                 warnings.extend(additions.warnings);
@@ -245,16 +245,16 @@ fn carry_out(order: &dyn Order, pod: &Value) -> Injection {
             }
             Err(obstacle) => {
                 reason = obstacle.reason();
-                warnings.push(Warning::new(order.refused(&obstacle)));
+                warnings.push(Warning::new(injector.refused(&obstacle)));
             }
         }
     }
-    let ours = order.volume();
+    let ours = injector.volume();
     if uses_our_volume && volume(pod, at(&ours, &["name"]).as_str().unwrap_or_default()).is_none() {
         operations.splice(0..0, append(at(pod, &["spec"]), &["spec"], "volumes", vec![ours]));
     }
     if !operations.is_empty() {
-        reason = Reason::Injected;
+        reason = InjectReason::Injected;
     }
     warnings.dedup();
     // A pod may have hundreds of containers.
@@ -320,10 +320,10 @@ fn is_of_mesh(container: &Value) -> bool {
 }
 
 impl Obstacle {
-    fn reason(&self) -> Reason {
+    fn reason(&self) -> InjectReason {
         match self {
-            Self::ForeignMount(_) => Reason::ForeignMount,
-            Self::Blocked(_) => Reason::Blocked,
+            Self::ForeignMount(_) => InjectReason::ForeignMount,
+            Self::Blocked(_) => InjectReason::Blocked,
         }
     }
 }

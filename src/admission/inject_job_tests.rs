@@ -18,7 +18,7 @@ fn lines(names: &[&str], value: &str) -> Vec<String> {
 
 #[test]
 fn a_job_gets_the_trust_bundle_in_build_and_helper_and_no_secret() {
-    let injection = run(&job(), Kind::Job, &certs(true));
+    let injection = run(&job(), PodKind::Job, &certs(true));
     let pod = applied(&job(), &injection);
     assert_eq!(
         pod["spec"]["volumes"],
@@ -50,7 +50,7 @@ fn variables_follow_what_the_trust_bundle_has() {
         (&none, true, false, additive),
     ] {
         let snapshot = seen(certs(false).certs.into_values().next(), Some(Trust { has_bundle, has_hashes }));
-        let injection = inject(&job(), Kind::Job, "ns", &snapshot, config);
+        let injection = inject(&job(), PodKind::Job, "ns", &snapshot, config);
         assert_eq!(trusts(&applied(&job(), &injection)["spec"]["containers"][0]).1, expected);
     }
 }
@@ -70,7 +70,7 @@ fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
             trust_former: std::collections::BTreeSet::from(["ns".parse().unwrap()]),
             ..seen(None, Some(trust))
         };
-        let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &snapshot, &config));
+        let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &snapshot, &config));
         let variables = trusts(&pod["spec"]["containers"][0]).1;
         assert!(variables.iter().any(|line| line.starts_with(variable)), "{variable}: {variables:?}");
     }
@@ -79,7 +79,7 @@ fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
 #[test]
 fn the_names_of_variables_are_those_of_the_configuration() {
     let config = config("certs: {variables: {additive: [A], replacing: [GIT_SSL_CAINFO, B]}}");
-    let pod = applied(&job(), &inject(&job(), Kind::Job, "ns", &certs(false), &config));
+    let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &certs(false), &config));
     let names = |index: usize| {
         items(&pod["spec"]["containers"][index]["env"]).map(|variable| variable["name"].clone()).collect::<Vec<_>>()
     };
@@ -96,7 +96,7 @@ fn services_get_it_when_the_configuration_says_so_and_the_mesh_never() {
     pod["spec"]["containers"].as_array_mut().unwrap().extend(mesh.map(|name| json!({"name": name})));
     pod["spec"]["initContainers"] =
         json!([{"name": "init-permissions"}, {"name": "istio-proxy", "restartPolicy": "Always"}]);
-    let injection = inject(&pod, Kind::Job, "ns", &certs(false), &config("certs: {inject: {services: true}}"));
+    let injection = inject(&pod, PodKind::Job, "ns", &certs(false), &config("certs: {inject: {services: true}}"));
     let after = applied(&pod, &injection);
     assert_eq!(after["spec"]["initContainers"], pod["spec"]["initContainers"]);
     for (index, container) in items(&after["spec"]["containers"]).enumerate() {
@@ -113,14 +113,14 @@ fn variables_of_a_jobs_user_stay_with_one_warning() {
         {"name": "DENO_CERT", "value": format!("{MOUNT_TRUST}/ca.crt")},
     ]);
     pod["spec"]["containers"][1]["env"] = json!([{"name": "PIP_CERT", "value": "/own.crt"}]);
-    let injection = run(&pod, Kind::Job, &certs(false));
+    let injection = run(&pod, PodKind::Job, &certs(false));
     let after = applied(&pod, &injection);
     assert_eq!(texts(&injection), ["already set, so kept: PIP_CERT, SSL_CERT_FILE"]);
     assert_eq!(items(&after["spec"]["containers"][0]["env"]).count(), 8);
     assert_eq!(after["spec"]["containers"][1]["env"][0]["value"], "/own.crt");
 
     // A file of the user's would count for nothing in some versions of curl.
-    let injection = inject(&pod, Kind::Job, "ns", &certs(false), &config("certs: {publicRoots: none}"));
+    let injection = inject(&pod, PodKind::Job, "ns", &certs(false), &config("certs: {publicRoots: none}"));
     assert_eq!(texts(&injection), ["already set, so kept: SSL_CERT_FILE"]);
     assert!(
         !variables(&applied(&pod, &injection)["spec"]["containers"][0]).iter().any(|v| v.starts_with("SSL_CERT_DIR"))
@@ -133,7 +133,7 @@ fn a_warning_names_as_many_variables_as_fit() {
     pod["spec"]["containers"][0]["env"] =
         ADDITIVE.iter().chain(&REPLACING).map(|name| json!({"name": name, "value": "x"})).collect();
     assert_eq!(
-        texts(&run(&pod, Kind::Job, &certs(false))),
+        texts(&run(&pod, PodKind::Job, &certs(false))),
         ["already set, so kept: AWS_CA_BUNDLE, CARGO_HTTP_CAINFO, CURL_CA_BUNDLE, DENO_CERT and 4 more"]
     );
 }
@@ -144,7 +144,7 @@ fn where_the_user_mounts_certificates_only_our_own_place_is_used() {
         let mut pod = job();
         pod["spec"]["volumes"] = json!([{"name": "own", "configMap": {"name": "own"}}]);
         pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "own", "mountPath": mount}]);
-        let injection = run(&pod, Kind::Job, &certs(false));
+        let injection = run(&pod, PodKind::Job, &certs(false));
         let after = applied(&pod, &injection);
         assert_eq!(trusts(&after["spec"]["containers"][0]).0, [MOUNT_TRUST], "{mount}");
         assert_eq!(variables(&after["spec"]["containers"][0]).len(), 8);
@@ -163,12 +163,12 @@ fn a_volume_of_our_name_that_shows_something_else_is_not_used() {
         let mut pod = job();
         pod["spec"]["volumes"] = json!([volume]);
         pod["spec"]["volumes"][0]["name"] = json!(VOLUME_TRUST);
-        let injection = run(&pod, Kind::Job, &certs(true));
+        let injection = run(&pod, PodKind::Job, &certs(true));
         assert!(injection.patch.is_empty());
-        assert_eq!((injection.reason, injection.warnings.len()), (Reason::Blocked, 1));
+        assert_eq!((injection.reason, injection.warnings.len()), (InjectReason::Blocked, 1));
 
         pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": VOLUME_TRUST, "mountPath": MOUNT_TRUST}]);
-        let injection = run(&pod, Kind::Job, &certs(true));
+        let injection = run(&pod, PodKind::Job, &certs(true));
         assert!(injection.patch.is_empty());
     }
 }
@@ -179,9 +179,9 @@ fn two_hundred_containers_are_not_two_hundred_warnings() {
     let user = |index| json!({"name": "build", "env": [{"name": "PIP_CERT", "value": index}]});
     let blocked = |index: usize| json!({"name": "helper", "env": {"x": index}});
     pod["spec"]["containers"] = (0..100).flat_map(|index| [user(index), blocked(index)]).collect();
-    let injection = run(&pod, Kind::Job, &certs(false));
+    let injection = run(&pod, PodKind::Job, &certs(false));
     assert_eq!(injection.warnings.len(), 2);
     let after = applied(&pod, &injection);
     assert!(items(&after["spec"]["containers"]).step_by(2).all(|container| items(&container["env"]).count() == 8));
-    assert!(run(&after, Kind::Job, &certs(false)).patch.is_empty());
+    assert!(run(&after, PodKind::Job, &certs(false)).patch.is_empty());
 }

@@ -9,7 +9,7 @@ use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, con
 use crate::{
     admission::{
         lean::tests::lean,
-        pod::{Place, shows},
+        pod::{MountPlace, shows},
     },
     names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
     trust::Trust,
@@ -216,8 +216,8 @@ fn names_a_secret(value: &Value) -> bool {
     }
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    select(vec![Kind::Manager, Kind::Job])
+fn kinds() -> impl Strategy<Value = PodKind> {
+    select(vec![PodKind::Manager, PodKind::Job])
 }
 
 proptest! {
@@ -230,10 +230,10 @@ proptest! {
         let lean_pod = lean(&pod, &variables(&config));
         let lean = inject(&lean_pod, kind, "ns", &snapshot, &config);
         prop_assert_eq!((&lean.patch, &lean.warnings, lean.reason), (&injection.patch, &injection.warnings, injection.reason));
-        prop_assert_eq!(Kind::of(&lean_pod, &config), Kind::of(&pod, &config));
+        prop_assert_eq!(PodKind::of(&lean_pod, &config), PodKind::of(&pod, &config));
         let patch = json!(injection.patch);
         prop_assert!(injection.patch.iter().all(|operation| matches!(operation, PatchOperation::Add(_))));
-        prop_assert_eq!(injection.reason == Reason::Injected, !injection.patch.is_empty());
+        prop_assert_eq!(injection.reason == InjectReason::Injected, !injection.patch.is_empty());
         prop_assert!(injection.warnings.len() <= 4);
         prop_assert!(injection.warnings.iter().all(|warning| warning.to_string().chars().count() <= 120));
 
@@ -247,7 +247,7 @@ proptest! {
 
         prop_assert!(is_kept(&pod, &after));
         prop_assert!(inject(&after, kind, "ns", &snapshot, &config).patch.is_empty(), "twice = once");
-        prop_assert!(kind == Kind::Manager || !names_a_secret(&patch), "{}", patch);
+        prop_assert!(kind == PodKind::Manager || !names_a_secret(&patch), "{}", patch);
         let trust = snapshot.trust.get("ns").copied();
         nothing_dangles(&pod, &after, trust)?;
     }
@@ -283,7 +283,7 @@ proptest! {
 
     #[test]
     fn anything_at_all_is_classified_and_survives(pod in pods(), snapshot in snapshots()) {
-        let kind = Kind::of(&pod, &Config::default());
+        let kind = PodKind::of(&pod, &Config::default());
         let injection = inject(&pod, kind, "ns", &snapshot, &Config::default());
         prop_assert!(json_patch::patch(&mut pod.clone(), &injection.patch).is_ok());
     }
@@ -299,7 +299,7 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<Trust>) -> Resul
             prop_assert!(!of_user, "{} of the user is set twice", name);
             let path = variable["value"].as_str().unwrap().split(':').next().unwrap();
             let (directory, key) = if name == "SSL_CERT_DIR" { (path, "") } else { path.rsplit_once('/').unwrap() };
-            let Place::Mounted { mount } = Place::of(after, container, directory) else {
+            let MountPlace::Mounted { mount } = MountPlace::of(after, container, directory) else {
                 return Err(TestCaseError::fail(format!("{name} points nowhere")));
             };
             if directory == MOUNT_MANAGER_CERTS {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    admission::pod::Place,
+    admission::pod::MountPlace,
     names::{KEY_TLS_CERT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
     trust::Trust,
 };
@@ -40,7 +40,7 @@ fn other_cas(keys: &[&str]) -> Snapshot {
     seen(Some(Certs { other_cas, client_pair: true, ..Certs::default() }), Some(TRUST))
 }
 
-fn run(pod: &Value, kind: Kind, snapshot: &Snapshot) -> Injection {
+fn run(pod: &Value, kind: PodKind, snapshot: &Snapshot) -> Injection {
     inject(pod, kind, "ns", snapshot, &Config::default())
 }
 
@@ -96,8 +96,8 @@ fn job() -> Value {
 
 #[test]
 fn a_manager_gets_the_volume_the_mount_and_the_variables() {
-    let injection = run(&manager(), Kind::Manager, &certs(true));
-    assert_eq!(injection.reason, Reason::Injected);
+    let injection = run(&manager(), PodKind::Manager, &certs(true));
+    assert_eq!(injection.reason, InjectReason::Injected);
     let pod = applied(&manager(), &injection);
     assert_eq!(
         pod["spec"]["volumes"][1],
@@ -128,7 +128,7 @@ fn a_manager_gets_the_volume_the_mount_and_the_variables() {
 fn without_a_client_pair_a_manager_sees_the_ca_only() {
     let off = config("certs: {inject: {clientCertificate: false}}");
     for (config, pair) in [(&Config::default(), false), (&off, true)] {
-        let injection = inject(&manager(), Kind::Manager, "ns", &certs(pair), config);
+        let injection = inject(&manager(), PodKind::Manager, "ns", &certs(pair), config);
         let pod = applied(&manager(), &injection);
         assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"], json!([{"key": "ca.crt", "path": "ca.crt"}]));
         assert_eq!(variables(&pod["spec"]["containers"][1]).len(), 2);
@@ -139,7 +139,7 @@ fn without_a_client_pair_a_manager_sees_the_ca_only() {
 #[test]
 fn where_the_chart_mounts_the_secret_only_variables_are_added() {
     let pod = manager_with_chart_certs();
-    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(true)));
+    let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(true)));
     assert_eq!(after["spec"]["volumes"], pod["spec"]["volumes"]);
     assert_eq!(after["spec"]["containers"][1]["volumeMounts"], pod["spec"]["containers"][1]["volumeMounts"]);
     assert_eq!(variables(&after["spec"]["containers"][1]).len(), 4);
@@ -156,9 +156,9 @@ fn nothing_points_into_a_foreign_mount() {
         let mut volume = source;
         volume["name"] = json!("custom-certs");
         pod["spec"]["volumes"][1] = volume;
-        let injection = run(&pod, Kind::Manager, &certs(true));
+        let injection = run(&pod, PodKind::Manager, &certs(true));
         assert!(injection.patch.is_empty());
-        assert_eq!(injection.reason, Reason::ForeignMount);
+        assert_eq!(injection.reason, InjectReason::ForeignMount);
         assert!(texts(&injection)[0].contains("is not mounted from Secret gitlab-runner-certs"), "{injection:?}");
     }
 }
@@ -169,7 +169,7 @@ fn only_the_keys_that_a_mount_shows_are_pointed_at() {
     pod["spec"]["volumes"][1] = json!({"name": "custom-certs", "projected": {"sources": [
         {"secret": {"name": SECRET, "items": [{"key": "ca.crt", "path": "ca.crt"}, {"key": "tls.crt", "path": "tls.crt"}]}},
     ]}});
-    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(true)));
+    let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(true)));
     assert_eq!(variables(&after["spec"]["containers"][1]).len(), 2);
 }
 
@@ -179,7 +179,7 @@ fn variables_of_the_user_stay_and_a_pair_is_not_mixed() {
     let env = pod["spec"]["containers"][1]["env"].as_array_mut().unwrap();
     env.push(json!({"name": "CI_SERVER_TLS_CA_FILE", "value": ""}));
     env.push(json!({"name": "CI_SERVER_TLS_KEY_FILE", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}));
-    let injection = run(&pod, Kind::Manager, &certs(true));
+    let injection = run(&pod, PodKind::Manager, &certs(true));
     let after = applied(&pod, &injection);
     assert_eq!(after["spec"]["containers"][1]["env"], pod["spec"]["containers"][1]["env"]);
     assert_eq!(texts(&injection), ["already set, so kept: CI_SERVER_TLS_CA_FILE, CI_SERVER_TLS_KEY_FILE"]);
@@ -195,7 +195,7 @@ fn a_manager_without_ca_crt_finds_its_host_or_is_told_of_the_only_file() {
         (&["company.pem"], Some("company.pem")),
         (&["other.example.com.crt"], Some("other.example.com.crt")),
     ] {
-        let injection = run(&manager(), Kind::Manager, &other_cas(keys));
+        let injection = run(&manager(), PodKind::Manager, &other_cas(keys));
         let pod = applied(&manager(), &injection);
         let shown: Vec<_> = items(&pod["spec"]["volumes"][1]["secret"]["items"]).map(|item| &item["key"]).collect();
         let expected: Vec<_> = keys.iter().copied().chain([KEY_TLS_CERT, "tls.key"]).collect();
@@ -206,9 +206,9 @@ fn a_manager_without_ca_crt_finds_its_host_or_is_told_of_the_only_file() {
         };
         let expected = variable.map(|key| format!("{MOUNT_MANAGER_CERTS}/{key}"));
         assert_eq!(ca(&pod), expected, "{keys:?}");
-        assert_eq!(ca(&applied(&chart, &run(&chart, Kind::Manager, &other_cas(keys)))), expected, "{keys:?}");
+        assert_eq!(ca(&applied(&chart, &run(&chart, PodKind::Manager, &other_cas(keys)))), expected, "{keys:?}");
     }
-    let injection = run(&manager(), Kind::Manager, &other_cas(&["a.pem", "b.pem"]));
+    let injection = run(&manager(), PodKind::Manager, &other_cas(&["a.pem", "b.pem"]));
     assert!(injection.patch.is_empty());
     assert!(texts(&injection)[0].contains("neither ca.crt nor <host>.crt"), "{injection:?}");
 }
@@ -217,7 +217,7 @@ fn a_manager_without_ca_crt_finds_its_host_or_is_told_of_the_only_file() {
 fn a_manager_sees_every_ca_when_ca_crt_is_what_it_is_told_of() {
     let mut snapshot = other_cas(&["gitlab.example.com.crt"]);
     snapshot.certs.values_mut().for_each(|certs| certs.ca = Ca::Valid);
-    let pod = applied(&manager(), &run(&manager(), Kind::Manager, &snapshot));
+    let pod = applied(&manager(), &run(&manager(), PodKind::Manager, &snapshot));
     assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"][1]["key"], "gitlab.example.com.crt");
     assert_eq!(
         variables(&pod["spec"]["containers"][1])[1],
@@ -230,39 +230,41 @@ fn without_the_entrypoint_every_container_but_the_mesh_is_a_runner() {
     let mut pod = manager();
     pod["spec"]["containers"][1]["command"] = json!(["/custom"]);
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "second"}));
-    let after = applied(&pod, &run(&pod, Kind::Manager, &certs(false)));
+    let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(false)));
     let mounts: Vec<bool> = items(&after["spec"]["containers"])
-        .map(|container| matches!(Place::of(&after, container, MOUNT_MANAGER_CERTS), Place::Mounted { .. }))
+        .map(|container| matches!(MountPlace::of(&after, container, MOUNT_MANAGER_CERTS), MountPlace::Mounted { .. }))
         .collect();
     assert_eq!(mounts, [false, true, true]);
 }
 
 #[test]
 fn opting_out_is_a_label() {
-    for (kind, pod) in [(Kind::Manager, manager()), (Kind::Job, job())] {
-        for (value, reason) in [("false", Reason::OptedOut), ("true", Reason::Injected), ("", Reason::Injected)] {
+    for (kind, pod) in [(PodKind::Manager, manager()), (PodKind::Job, job())] {
+        for (value, reason) in
+            [("false", InjectReason::OptedOut), ("true", InjectReason::Injected), ("", InjectReason::Injected)]
+        {
             let mut pod = pod.clone();
             pod["metadata"] = json!({"labels": {LABEL_INJECT: value}});
             let injection = run(&pod, kind, &certs(true));
-            assert_eq!((injection.reason, injection.patch.is_empty()), (reason, reason == Reason::OptedOut));
+            assert_eq!((injection.reason, injection.patch.is_empty()), (reason, reason == InjectReason::OptedOut));
         }
     }
 }
 
 #[test]
 fn a_container_that_came_later_gets_the_same() {
-    let mut pod = applied(&job(), &run(&job(), Kind::Job, &certs(false)));
-    assert_eq!(run(&pod, Kind::Job, &certs(false)).reason, Reason::Present);
+    let mut pod = applied(&job(), &run(&job(), PodKind::Job, &certs(false)));
+    assert_eq!(run(&pod, PodKind::Job, &certs(false)).reason, InjectReason::Present);
     pod["spec"]["containers"][2]["name"] = json!("build");
-    let injection = run(&pod, Kind::Job, &certs(false));
+    let injection = run(&pod, PodKind::Job, &certs(false));
     assert_eq!(injection.patch.len(), 2);
     assert!(injection.patch.iter().all(|operation| operation.path().as_str().starts_with("/spec/containers/2/")));
 }
 
 #[test]
 fn a_pair_that_came_between_two_passes_is_not_pointed_at_where_it_is_not_shown() {
-    let pod = applied(&manager(), &run(&manager(), Kind::Manager, &certs(false)));
-    assert_eq!(run(&pod, Kind::Manager, &certs(true)).reason, Reason::Present);
+    let pod = applied(&manager(), &run(&manager(), PodKind::Manager, &certs(false)));
+    assert_eq!(run(&pod, PodKind::Manager, &certs(true)).reason, InjectReason::Present);
 }
 
 #[test]
@@ -287,18 +289,18 @@ fn pods_that_get_nothing() {
         "containers": [{"name": "build", "volumeMounts": [{"name": "c", "mountPath": "/etc/gitlab-runner-webhook"}]}],
     }));
     let table = [
-        (Kind::Other, job(), Reason::OtherPod, 0),
-        (Kind::Pause, job(), Reason::OtherPod, 0),
-        (Kind::Job, with(json!({"os": {"name": "windows"}})), Reason::Windows, 0),
-        (Kind::Job, with(json!({"nodeSelector": {"kubernetes.io/os": "windows"}})), Reason::Windows, 0),
-        (Kind::Job, with(json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}})), Reason::Windows, 0),
-        (Kind::Job, with(affinity), Reason::Windows, 0),
-        (Kind::Job, with(json!({"containers": [{"name": "svc-0"}]})), Reason::NoContainer, 0),
-        (Kind::Job, with(json!({"containers": null})), Reason::NoContainer, 0),
-        (Kind::Job, with(json!({"volumes": {}})), Reason::Blocked, 1),
-        (Kind::Job, with(json!({"containers": [{"name": "build", "env": {}}]})), Reason::Blocked, 1),
-        (Kind::Job, mounted_by_user, Reason::ForeignMount, 1),
-        (Kind::Job, within, Reason::Blocked, 1),
+        (PodKind::Other, job(), InjectReason::OtherPod, 0),
+        (PodKind::Pause, job(), InjectReason::OtherPod, 0),
+        (PodKind::Job, with(json!({"os": {"name": "windows"}})), InjectReason::Windows, 0),
+        (PodKind::Job, with(json!({"nodeSelector": {"kubernetes.io/os": "windows"}})), InjectReason::Windows, 0),
+        (PodKind::Job, with(json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}})), InjectReason::Windows, 0),
+        (PodKind::Job, with(affinity), InjectReason::Windows, 0),
+        (PodKind::Job, with(json!({"containers": [{"name": "svc-0"}]})), InjectReason::NoContainer, 0),
+        (PodKind::Job, with(json!({"containers": null})), InjectReason::NoContainer, 0),
+        (PodKind::Job, with(json!({"volumes": {}})), InjectReason::Blocked, 1),
+        (PodKind::Job, with(json!({"containers": [{"name": "build", "env": {}}]})), InjectReason::Blocked, 1),
+        (PodKind::Job, mounted_by_user, InjectReason::ForeignMount, 1),
+        (PodKind::Job, within, InjectReason::Blocked, 1),
     ];
     for (kind, pod, reason, warnings) in table {
         let injection = run(&pod, kind, &certs(true));
@@ -313,32 +315,42 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
     let bad = |key: &str| Certs { unreadable: Some(key.to_owned()), ..Certs::default() };
     let secret = "Secret ns/gitlab-runner-certs";
     let pending = "ConfigMap ns/gitlab-runner-webhook-trust is being published; wait a moment";
-    let both = [Kind::Manager, Kind::Job];
+    let both = [PodKind::Manager, PodKind::Job];
     let table = [
-        (Snapshot::default(), &both[..], Reason::CertsNotLoaded, format!("{secret} is not loaded yet; wait a moment")),
-        (seen(None, None), &both, Reason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
+        (
+            Snapshot::default(),
+            &both[..],
+            InjectReason::CertsNotLoaded,
+            format!("{secret} is not loaded yet; wait a moment"),
+        ),
+        (seen(None, None), &both, InjectReason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
         // About to be deleted.
-        (seen(None, Some(TRUST)), &both, Reason::CertsMissing, format!("{secret} is missing; create it with ca.crt")),
-        (of(Certs::default()), &both[..1], Reason::CertsMissing, format!("{secret} has no ca.crt; add it")),
-        (of(Certs::default()), &both[1..], Reason::CertsMissing, format!("{secret} has no CA; add ca.crt")),
+        (
+            seen(None, Some(TRUST)),
+            &both,
+            InjectReason::CertsMissing,
+            format!("{secret} is missing; create it with ca.crt"),
+        ),
+        (of(Certs::default()), &both[..1], InjectReason::CertsMissing, format!("{secret} has no ca.crt; add it")),
+        (of(Certs::default()), &both[1..], InjectReason::CertsMissing, format!("{secret} has no CA; add ca.crt")),
         (
             of(Certs { ca: Ca::Invalid, ..bad("ca.crt") }),
             &both,
-            Reason::CertsInvalid,
+            InjectReason::CertsInvalid,
             format!("ca.crt in {secret} is not PEM; mend it"),
         ),
         (
             of(Certs { ca: Ca::Valid, ..bad("x.pem") }),
             &both[1..],
-            Reason::CertsInvalid,
+            InjectReason::CertsInvalid,
             format!("x.pem in {secret} is not PEM; mend it"),
         ),
-        (of(Certs { ca: Ca::Valid, ..Certs::default() }), &both[1..], Reason::TrustPending, pending.to_owned()),
+        (of(Certs { ca: Ca::Valid, ..Certs::default() }), &both[1..], InjectReason::TrustPending, pending.to_owned()),
     ];
     for (snapshot, kinds, reason, problem) in table {
         for kind in kinds {
             let (pod, again) =
-                if *kind == Kind::Job { (job(), "retry the job") } else { (manager(), "recreate the pod") };
+                if *kind == PodKind::Job { (job(), "retry the job") } else { (manager(), "recreate the pod") };
             let injection = run(&pod, *kind, &snapshot);
             assert!(injection.patch.is_empty());
             assert_eq!(injection.reason, reason, "{problem}");
@@ -346,7 +358,7 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
             let expected = Warning::new(format!("no CA injected: {problem} and {again}"));
             assert_eq!(injection.warnings, [expected]);
         }
-        assert!(run(&job(), Kind::Other, &snapshot).warnings.is_empty());
+        assert!(run(&job(), PodKind::Other, &snapshot).warnings.is_empty());
     }
 }
 
@@ -355,18 +367,18 @@ fn a_trust_bundle_that_is_there_serves_until_its_secret_can_be_read_again() {
     let unreadable = Certs { ca: Ca::Invalid, unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
     let before_the_secret = Snapshot { certs_loaded: false, ..seen(None, Some(TRUST)) };
     for snapshot in [seen(Some(unreadable), Some(TRUST)), before_the_secret] {
-        assert_eq!(run(&job(), Kind::Job, &snapshot).reason, Reason::Injected);
+        assert_eq!(run(&job(), PodKind::Job, &snapshot).reason, InjectReason::Injected);
     }
 }
 
 #[test]
 fn what_is_switched_off_is_left_alone() {
     let off = config("certs: {inject: {manager: false, jobs: false}}");
-    for (kind, pod) in [(Kind::Manager, manager()), (Kind::Job, job())] {
+    for (kind, pod) in [(PodKind::Manager, manager()), (PodKind::Job, job())] {
         for snapshot in [certs(true), seen(None, None)] {
             let injection = inject(&pod, kind, "ns", &snapshot, &off);
             assert!(injection.patch.is_empty() && injection.warnings.is_empty());
-            assert_eq!(injection.reason, Reason::Disabled);
+            assert_eq!(injection.reason, InjectReason::Disabled);
         }
     }
 }

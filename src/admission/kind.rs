@@ -23,7 +23,7 @@ const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
 /// The kinds of pod that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PodKind {
     /// Runs gitlab-runner.
     Manager,
     /// Made by the runner's Kubernetes executor for one CI job.
@@ -34,7 +34,7 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl PodKind {
     /// Looks at a pod of any shape: at admission nothing has been validated yet.
     pub fn of(pod: &Value, config: &Config) -> Self {
         let label = |name: &str| text(at(pod, &["metadata", "labels", name]));
@@ -107,36 +107,42 @@ mod tests {
         let clone = "gitlab-gitlab-runner-secret";
         let job = json!({"job.runner.gitlab.com/pod": "runner-x", "app": "gitlab-runner"});
         let table = [
-            (json!({"metadata": {"labels": job}}), Kind::Job),
-            (json!({"metadata": {"annotations": {"job.runner.gitlab.com/id": "7"}}}), Kind::Job),
+            (json!({"metadata": {"labels": job}}), PodKind::Job),
+            (json!({"metadata": {"annotations": {"job.runner.gitlab.com/id": "7"}}}), PodKind::Job),
             (
                 json!({"metadata": {"labels": {"pod": "runner-x-project-1"}}, "spec": {"containers": [{"name": "build"}]}}),
-                Kind::Job,
+                PodKind::Job,
             ),
             (
                 json!({"metadata": {"labels": {"pod": "runner-x-project-1"}}, "spec": {"containers": [{"name": "web"}]}}),
-                Kind::Other,
+                PodKind::Other,
             ),
-            (json!({"metadata": {"labels": {"pod": "web"}}, "spec": {"containers": [{"name": "build"}]}}), Kind::Other),
+            (
+                json!({"metadata": {"labels": {"pod": "web"}}, "spec": {"containers": [{"name": "build"}]}}),
+                PodKind::Other,
+            ),
             (
                 json!({"metadata": {"labels": {"runner.gitlab.com/pause-pod": "true", "job.runner.gitlab.com/pod": "x"}}}),
-                Kind::Pause,
+                PodKind::Pause,
             ),
-            (json!({"spec": {"containers": [{"command": entrypoint}]}}), Kind::Manager),
-            (json!({"spec": {"containers": [{}, {"args": ["-c", "exec /configmaps/entrypoint"]}]}}), Kind::Manager),
-            (json!({"spec": {"volumes": [{"secret": {"secretName": clone}}]}}), Kind::Manager),
+            (json!({"spec": {"containers": [{"command": entrypoint}]}}), PodKind::Manager),
+            (json!({"spec": {"containers": [{}, {"args": ["-c", "exec /configmaps/entrypoint"]}]}}), PodKind::Manager),
+            (json!({"spec": {"volumes": [{"secret": {"secretName": clone}}]}}), PodKind::Manager),
             (
                 json!({"spec": {"volumes": [{}, {"projected": {"sources": [{"configMap": {}}, {"secret": {"name": clone}}]}}]}}),
-                Kind::Manager,
+                PodKind::Manager,
             ),
-            (json!({"spec": {"volumes": [{"secret": {"secretName": "other"}}]}}), Kind::Other),
+            (json!({"spec": {"volumes": [{"secret": {"secretName": "other"}}]}}), PodKind::Other),
             // A helm test of Big Bang.
-            (json!({"metadata": {"labels": {"app": "gitlab-runner"}}}), Kind::Other),
+            (json!({"metadata": {"labels": {"app": "gitlab-runner"}}}), PodKind::Other),
             // A job that mounts the clone is still a job.
-            (json!({"metadata": {"labels": job}, "spec": {"volumes": [{"secret": {"secretName": clone}}]}}), Kind::Job),
+            (
+                json!({"metadata": {"labels": job}, "spec": {"volumes": [{"secret": {"secretName": clone}}]}}),
+                PodKind::Job,
+            ),
         ];
         for (pod, kind) in table {
-            assert_eq!(Kind::of(&pod, &Config::default()), kind, "{pod}");
+            assert_eq!(PodKind::of(&pod, &Config::default()), kind, "{pod}");
         }
     }
 
@@ -148,8 +154,8 @@ mod tests {
                 json!([{"secret": {"secretName": secret}}, {"projected": {"sources": [{"secret": {"name": secret}}]}}]);
             json!({"spec": {"volumes": volumes}})
         };
-        assert_eq!(Kind::of(&with("gitlab-runner-certs"), &config), Kind::Other);
-        assert_eq!(Kind::of(&with("gitlab-gitlab-runner-secret"), &config), Kind::Manager);
+        assert_eq!(PodKind::of(&with("gitlab-runner-certs"), &config), PodKind::Other);
+        assert_eq!(PodKind::of(&with("gitlab-gitlab-runner-secret"), &config), PodKind::Manager);
     }
 
     #[test]
@@ -163,7 +169,7 @@ mod tests {
                 json!({"metadata": {"labels": {"pod": value, "runner.gitlab.com/pause-pod": value}}}),
                 json!({"spec": {"containers": [{"command": value, "args": value}], "volumes": [{"projected": {"sources": value}}]}}),
             ] {
-                assert_eq!(Kind::of(&pod, &Config::default()), Kind::Other, "{pod}");
+                assert_eq!(PodKind::of(&pod, &Config::default()), PodKind::Other, "{pod}");
             }
         }
     }

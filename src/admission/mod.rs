@@ -27,7 +27,7 @@ use tracing::{Span, debug, field::Empty, info, info_span};
 
 pub use error::ReviewError;
 pub use inject::host;
-pub use kind::{Kind, LABEL_JOB, runs_entrypoint};
+pub use kind::{LABEL_JOB, PodKind, runs_entrypoint};
 pub use pod::shows;
 
 use self::{
@@ -166,7 +166,7 @@ impl Admission {
     }
 
     async fn pod(&self, request: &Request, deadline: Duration) -> Decision {
-        let kind = Kind::of(&request.object, &self.config);
+        let kind = PodKind::of(&request.object, &self.config);
         self.certs_settle(kind, &request.namespace, deadline).await;
         let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
         Decision {
@@ -179,17 +179,17 @@ impl Admission {
 
     /// Waits a moment where certificates are about to be read, or a trust bundle is about to be put right: without them the
     /// pod would trust nothing of the company for as long as it lives.
-    async fn certs_settle(&self, kind: Kind, namespace: &str, deadline: Duration) {
+    async fn certs_settle(&self, kind: PodKind, namespace: &str, deadline: Duration) {
         let started = Instant::now();
         let is_unsettled = || {
             let snapshot = self.snapshot.load();
             match kind {
-                Kind::Manager => self.config.inject.manager && snapshot.certs_unread.contains(namespace),
-                Kind::Job => {
+                PodKind::Manager => self.config.inject.manager && snapshot.certs_unread.contains(namespace),
+                PodKind::Job => {
                     self.config.inject.jobs
                         && (snapshot.certs_unread.contains(namespace) || snapshot.trust_unsettled.contains(namespace))
                 }
-                Kind::Pause | Kind::Other => false,
+                PodKind::Pause | PodKind::Other => false,
             }
         };
         while is_unsettled() && started.elapsed() < PATIENCE.min(deadline) {

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, RunnerNamespaces},
     json::at,
     names::LABEL_NAMESPACE_NAME,
-    snapshot::{Snapshot, SourceView},
+    snapshot::{Snapshot, SourcePresence},
 };
 
 /// Looks at a namespace that is being created. It is always let in, unchanged.
@@ -25,7 +25,7 @@ pub(super) fn review(namespace: &Value, config: &Config, snapshot: &Snapshot) ->
 }
 
 fn missing_sources(config: &Config, snapshot: &Snapshot) -> Vec<Warning> {
-    let is_missing = |secret| matches!(snapshot.sources.get(secret), Some((_, SourceView::Missing)));
+    let is_missing = |secret| matches!(snapshot.sources.get(secret), Some((_, SourcePresence::Missing)));
     let missing = config.clones.iter().filter(|clone| is_missing(&clone.secret));
     missing
         .map(|clone| Warning::new(format!("Secret {} is missing; it is cloned here once it exists", clone.source())))
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn snapshot(view: SourceView) -> Snapshot {
+    fn snapshot(view: SourcePresence) -> Snapshot {
         let clone = &Config::default().clones[0];
         Snapshot { sources: [(clone.secret.clone(), (clone.from.clone(), view))].into(), ..Snapshot::default() }
     }
@@ -66,11 +66,11 @@ mod tests {
             Config::from_yaml("runnerNamespaces: {names: [], selectors: [{matchLabels: {team: x}}]}").unwrap();
         let by_name = Config::default();
         let table = [
-            (&by_name, "gitlab-runner", SourceView::Missing, "source-missing"),
-            (&by_name, "gitlab-runner", SourceView::Present, "runner-namespace"),
-            (&by_name, "gitlab-runner", SourceView::NotLoaded, "runner-namespace"),
-            (&by_name, "other", SourceView::Missing, "other-namespace"),
-            (&by_label, "other", SourceView::Missing, "source-missing"),
+            (&by_name, "gitlab-runner", SourcePresence::Missing, "source-missing"),
+            (&by_name, "gitlab-runner", SourcePresence::Present, "runner-namespace"),
+            (&by_name, "gitlab-runner", SourcePresence::NotLoaded, "runner-namespace"),
+            (&by_name, "other", SourcePresence::Missing, "other-namespace"),
+            (&by_label, "other", SourcePresence::Missing, "source-missing"),
         ];
         for (config, name, view, reason) in table {
             let decision = review(&namespace(name), config, &snapshot(view));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_warning_names_the_source() {
-        let decision = review(&namespace("gitlab-runner"), &Config::default(), &snapshot(SourceView::Missing));
+        let decision = review(&namespace("gitlab-runner"), &Config::default(), &snapshot(SourcePresence::Missing));
         assert_eq!(
             decision.warnings[0].to_string(),
             "Secret gitlab/gitlab-gitlab-runner-secret is missing; it is cloned here once it exists"

@@ -60,7 +60,7 @@ pub(super) fn append(object: &Value, path: &[&str], array: &str, added: Vec<Valu
 
 /// What a container has at a path, before anything is added.
 #[derive(Debug, PartialEq)]
-pub(super) enum Place<'a> {
+pub(super) enum MountPlace<'a> {
     /// Nothing; a mount can be added.
     Free,
     /// A volume.
@@ -75,7 +75,7 @@ pub(super) enum Place<'a> {
     Within,
 }
 
-impl<'a> Place<'a> {
+impl<'a> MountPlace<'a> {
     /// Looks at the mounts of a container.
     pub(super) fn of(pod: &Value, container: &'a Value, path: &str) -> Self {
         let path = Path::new(path);
@@ -176,11 +176,11 @@ mod tests {
         ]}});
         let mounted = |mounts: Value| {
             let container = json!({"volumeMounts": mounts});
-            match Place::of(&pod, &container, "/etc/x/certs") {
-                Place::Free => "free",
-                Place::Mounted { .. } => "mounted",
-                Place::Below => "below",
-                Place::Within => "within",
+            match MountPlace::of(&pod, &container, "/etc/x/certs") {
+                MountPlace::Free => "free",
+                MountPlace::Mounted { .. } => "mounted",
+                MountPlace::Below => "below",
+                MountPlace::Within => "within",
             }
         };
         let table = [

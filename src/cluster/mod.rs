@@ -26,7 +26,7 @@ pub use query::Query;
 pub use raw::Raw;
 pub use request::{Object, Requests, Version, in_time};
 pub use revision::{RevisionWatch, Standing, Standings};
-pub use store::Store;
+pub use store::ObjectStore;
 pub use watch::watch;
 pub use watch_client::WatchClient;
 pub use watch_health::WatchHealth;

@@ -16,7 +16,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::ResourceExt as _;
 use tokio::{sync::watch as channel, time};
 
-use super::{Change, Problem, Query, Raw, Reason, WatchClient, store::Store, watch};
+use super::{Change, Problem, Query, Raw, Reason, WatchClient, store::ObjectStore, watch};
 use crate::{config::NamespaceName, shutdown::Shutdown};
 
 /// The Deployment controller's label on a `ReplicaSet` and its pods.
@@ -130,7 +130,7 @@ impl RevisionWatch {
         let query = Query::of::<ReplicaSet>(Some(namespace.as_str()), format!("replicasets in namespace {namespace}"));
         let decode = |raw: &Raw<'_>| Ok(Revision::of(&serde_json::from_str(raw.json)?));
         let mut changes = pin!(watch(&client, query, timeout, decode));
-        let mut store = Store::default();
+        let mut store = ObjectStore::default();
         let mut failed = None;
         let patience = time::sleep(PATIENCE);
         let mut patience = pin!(patience);

@@ -6,19 +6,19 @@ use super::Change;
 
 /// Objects of one watch by key.
 #[derive(Debug)]
-pub struct Store<K, T> {
+pub struct ObjectStore<K, T> {
     objects: BTreeMap<K, T>,
     listed: Option<BTreeMap<K, T>>,
     is_loaded: bool,
 }
 
-impl<K, T> Default for Store<K, T> {
+impl<K, T> Default for ObjectStore<K, T> {
     fn default() -> Self {
         Self { objects: BTreeMap::new(), listed: None, is_loaded: false }
     }
 }
 
-impl<K: Clone + Ord, T> Store<K, T> {
+impl<K: Clone + Ord, T> ObjectStore<K, T> {
     /// Takes in a change and returns the keys whose object may be another now.
     pub fn apply(&mut self, change: Change<(K, T)>) -> BTreeSet<K> {
         match change {

@@ -26,7 +26,7 @@ use super::{
     Change, Problem, Query, Reason,
     lines::Lines,
     raw::{Line, Page, Raw},
-    watch_client::{Shared, WatchClient},
+    watch_client::{WatchClient, WatchShared},
 };
 use crate::backoff;
 
@@ -93,14 +93,14 @@ where
 
 struct Watch<D> {
     client: kube::Client,
-    shared: Arc<Shared>,
+    shared: Arc<WatchShared>,
     rewinds: channel::Receiver<u64>,
     query: Query,
     timeout: Duration,
     decode: D,
     /// The `resourceVersion` to go on from; without one it begins with a list.
     version: Option<String>,
-    source: Option<Source>,
+    source: Option<ChangeSource>,
     /// Failures in a row of a watch that could be opened, or was refused.
     failures: u32,
     /// The API server was away, and had been reached again so often then.
@@ -116,7 +116,7 @@ struct Watch<D> {
 }
 
 /// Where changes come from at the moment.
-enum Source {
+enum ChangeSource {
     Stream { lines: Lines, opened: Instant, list: Option<List> },
     Pages { items: VecDeque<Box<RawValue>>, next: Option<String>, version: Option<String>, list: List },
 }
@@ -133,8 +133,8 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
         loop {
             let step = match &self.source {
                 None => self.open().await,
-                Some(Source::Stream { .. }) => self.follow().await,
-                Some(Source::Pages { .. }) => self.turn_page().await,
+                Some(ChangeSource::Stream { .. }) => self.follow().await,
+                Some(ChangeSource::Pages { .. }) => self.turn_page().await,
             };
             match step {
                 Ok(Some(change)) => return change,
@@ -195,7 +195,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
             && let Some(list) = list
         {
             self.source =
-                Some(Source::Pages { items: VecDeque::new(), next: Some(String::new()), version: None, list });
+                Some(ChangeSource::Pages { items: VecDeque::new(), next: Some(String::new()), version: None, list });
             return Ok(Some(Change::ListBegins));
         }
         let params = WatchParams {
@@ -220,7 +220,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
         match in_time(tried, client.request_stream(request)).await {
             Ok(reader) => {
                 let begins = list.is_some();
-                self.source = Some(Source::Stream { lines: Lines::new(reader), opened: Instant::now(), list });
+                self.source = Some(ChangeSource::Stream { lines: Lines::new(reader), opened: Instant::now(), list });
                 Ok(begins.then_some(Change::ListBegins))
             }
             Err(problem) if list.is_some() && problem.reason == Reason::Invalid => {
@@ -242,8 +242,8 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
 
     /// The next line of the stream.
     async fn follow(&mut self) -> Result<Option<Change<T>>, Problem> {
-        let tried = self.tried(matches!(&self.source, Some(Source::Stream { list: Some(_), .. })));
-        let Some(Source::Stream { lines, opened, list }) = &mut self.source else { return Ok(None) };
+        let tried = self.tried(matches!(&self.source, Some(ChangeSource::Stream { list: Some(_), .. })));
+        let Some(ChangeSource::Stream { lines, opened, list }) = &mut self.source else { return Ok(None) };
         let limit = if list.is_some() { NEXT_OBJECT } else { self.timeout + MARGIN };
         let line = tokio::select! {
             biased;
@@ -308,7 +308,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
     /// The next object of a list in pages, from the next page if there is none in this one.
     async fn turn_page(&mut self) -> Result<Option<Change<T>>, Problem> {
         let tried = self.tried(true);
-        let Some(Source::Pages { items, next, version, list }) = &mut self.source else { return Ok(None) };
+        let Some(ChangeSource::Pages { items, next, version, list }) = &mut self.source else { return Ok(None) };
         if let Some(item) = items.pop_front() {
             let raw = Raw::parse(item.get()).map_err(|error| unreadable(&tried, error))?;
             let found = (self.decode)(&raw).map_err(|error| unreadable(&tried, error))?;

@@ -19,10 +19,10 @@ const BETWEEN_REWINDS: Duration = Duration::from_mins(1);
 #[derive(Clone)]
 pub struct WatchClient {
     pub(super) client: Client,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<WatchShared>,
 }
 
-pub(super) struct Shared {
+pub(super) struct WatchShared {
     /// For lists that can be large: one at a time, so that memory is bounded by one object.
     pub lists: Arc<Semaphore>,
     /// Whoever holds it may try an API server that is away, and knows how often that was in vain. So a process makes one
@@ -30,13 +30,13 @@ pub(super) struct Shared {
     pub turn: Mutex<u32>,
     /// How often the API server was reached again.
     pub recoveries: AtomicU64,
-    pub history: History,
+    pub history: RevisionHistory,
 }
 
 /// How far the history of the API server has come, as far as its answers have shown. One counter, for all that is watched
 /// is stored in one etcd, as a rule. Where Secrets are kept in one of their own, it goes back time and again: then there is
 /// a needless list, at most once in [`BETWEEN_REWINDS`].
-pub(super) struct History {
+pub(super) struct RevisionHistory {
     revision: AtomicU64,
     /// When every watch was last told to list anew.
     rewound: std::sync::Mutex<Option<Instant>>,
@@ -47,14 +47,18 @@ pub(super) struct History {
 impl WatchClient {
     /// Of this client, which must not retry by itself.
     pub fn new(client: Client) -> Self {
-        let history = History::new();
-        let shared =
-            Shared { lists: Arc::new(Semaphore::new(1)), turn: Mutex::new(0), recoveries: AtomicU64::new(0), history };
+        let history = RevisionHistory::new();
+        let shared = WatchShared {
+            lists: Arc::new(Semaphore::new(1)),
+            turn: Mutex::new(0),
+            recoveries: AtomicU64::new(0),
+            history,
+        };
         Self { client, shared: Arc::new(shared) }
     }
 }
 
-impl History {
+impl RevisionHistory {
     fn new() -> Self {
         Self { revision: AtomicU64::new(0), rewound: std::sync::Mutex::default(), rewinds: watch::Sender::new(0) }
     }
@@ -96,7 +100,7 @@ mod tests {
 
     #[test]
     fn only_a_read_that_began_later_and_shows_less_is_a_step_back() {
-        let history = History::new();
+        let history = RevisionHistory::new();
         assert!(!history.read(0, "100") && history.revision() == 100);
         // Two reads under way at once may end in either order.
         let before = history.revision();

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::{Change, Problem};
 use crate::telemetry::{
-    health::{Gate, Health},
+    health::{Health, ReadinessGate},
     metrics::{Metrics, WatchKind, WatchLabels, WatchedLabels},
 };
 
@@ -19,7 +19,7 @@ const REMINDER: Duration = Duration::from_mins(5);
 
 /// Notes what a watch tells: ready once it has listed, one log line for each change.
 pub struct WatchHealth {
-    gate: Gate,
+    gate: ReadinessGate,
     metrics: Metrics,
     kind: WatchKind,
     last_event: Gauge,

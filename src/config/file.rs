@@ -9,7 +9,7 @@ use kube::core::Expression;
 use serde::Deserialize;
 
 use super::{
-    CloneSpec, Config, DeploymentName, Gate, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted,
+    CloneSpec, Config, DeploymentName, GateConfig, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted,
     PublicRoots, RunnerNamespaces, SecretName, Variables,
     error::{ConfigError, invalid},
     labels::{SelectorFile, check_label},
@@ -294,14 +294,14 @@ impl VariablesFile {
 }
 
 impl GateFile {
-    fn check(self) -> Result<Gate, ConfigError> {
+    fn check(self) -> Result<GateConfig, ConfigError> {
         let Some(give_up_after) = duration(&self.give_up_after) else {
             return Err(invalid(
                 "gate.giveUpAfter",
                 format!("{:?} is not a duration such as 500ms, 10s or 5m; 0s means no gate", self.give_up_after),
             ));
         };
-        Ok(Gate { give_up_after, then: self.then })
+        Ok(GateConfig { give_up_after, then: self.then })
     }
 }
 
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(config.inject, off);
         assert_eq!(config.public_roots, PublicRoots::None);
         assert_eq!(config.variables, Variables { additive: vec!["A".into()], replacing: vec![] });
-        assert_eq!(config.gate, Gate { give_up_after: Duration::from_millis(500), then: GateThen::Deny });
+        assert_eq!(config.gate, GateConfig { give_up_after: Duration::from_millis(500), then: GateThen::Deny });
         let certs = &config.clones[1];
         assert!(certs.holds_certs && certs.source() == "infra/ca" && !config.clones[0].holds_certs);
     }

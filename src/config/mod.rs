@@ -33,7 +33,7 @@ pub struct Config {
     /// Which variables job pods get.
     pub variables: Variables,
     /// What happens to a pod whose clone is missing or stale.
-    pub gate: Gate,
+    pub gate: GateConfig,
     /// Deployments in each runner namespace whose pods are replaced when the content of a clone there changes. None as
     /// a rule.
     pub restart: BTreeSet<DeploymentName>,
@@ -133,7 +133,7 @@ pub struct Variables {
 
 /// What happens to a pod whose clone is missing or stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gate {
+pub struct GateConfig {
     /// How long pods are turned away, from the moment the clone fell out of step. Zero: there is no gate.
     pub give_up_after: Duration,
     /// What happens after that.

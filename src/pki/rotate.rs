@@ -27,7 +27,7 @@ use crate::{
     server::{Certificate, Served},
     shutdown::Shutdown,
     telemetry::{
-        health::{Gate, Health},
+        health::{Health, ReadinessGate},
         metrics::{Metrics, WatchKind, WriteLabels},
     },
 };
@@ -49,8 +49,8 @@ pub struct Rotation {
     secret: WatchObject<Box<StoredSecret>>,
     mutating: Side,
     validating: Side,
-    serving: Gate,
-    published: Gate,
+    serving: ReadinessGate,
+    published: ReadinessGate,
     /// The CA Secret as it was last seen, and what it says.
     seen: Option<Box<StoredSecret>>,
     stored: Stored,

@@ -3,7 +3,7 @@
 use super::{
     permits::Wanted,
     plan::{Plan, UpdateReason},
-    secret::{SecretState, Source},
+    secret::{SecretState, SourceSecret},
 };
 use crate::brake::Rival;
 
@@ -26,7 +26,7 @@ impl Action {
     /// Of a plan for a clone.
     pub(super) fn of_clone(
         plan: &Plan,
-        source: Option<&Source>,
+        source: Option<&SourceSecret>,
         there: Option<&SecretState>,
         wanted: Wanted,
         rival: Rival,

@@ -12,12 +12,12 @@ use super::{
     plan::{DeleteReason, NoAction, Plan, SourceView, UpdateReason, plan, plan_trust},
     queue::{Order, Queue},
     reread::{Both, Rereads},
-    restart::{self, Contents, Restarts},
-    secret::{SecretState, Source},
+    restart::{self, CloneContents, Restarts},
+    secret::{SecretState, SourceSecret},
     source_reads::SourceReads,
     states::States,
     view,
-    watches::{Event, Watches},
+    watches::{StoreEvent, Watches},
     write::Writer,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         health::{BEAT_INTERVAL, Health},
         metrics::Metrics,
     },
-    trust::{BundleState, Publisher, Shown},
+    trust::{BundleState, Shown, TrustPublisher},
 };
 
 mod outcome;
@@ -48,21 +48,21 @@ pub struct Driver {
     config: Arc<Config>,
     watches: Watches,
     writer: Writer,
-    publisher: Publisher,
+    publisher: TrustPublisher,
     health: Arc<Health>,
     metrics: Metrics,
     snapshot: SharedSnapshot,
     observed: Observed,
     queue: Queue,
     /// Of each clone's source.
-    reads: Vec<SourceReads<Option<Arc<Source>>>>,
+    reads: Vec<SourceReads<Option<Arc<SourceSecret>>>>,
     /// Clones of which admission knows better than the watches.
     doubts: Doubts,
     rereads: Rereads,
     work: JoinSet<Done>,
     writes: usize,
     states: States,
-    contents: Contents,
+    contents: CloneContents,
     restarts: Option<Restarts>,
     permits: Permits,
     standings: Standings,
@@ -76,7 +76,7 @@ enum Done {
     Read {
         clone: usize,
         mark: u64,
-        result: Result<Option<Arc<Source>>, Problem>,
+        result: Result<Option<Arc<SourceSecret>>, Problem>,
     },
     /// Source and clone, as they are stored.
     Reread {
@@ -117,7 +117,7 @@ impl Driver {
             work: JoinSet::new(),
             writes: 0,
             states: States::new(Arc::clone(&config), metrics.clone(), events),
-            publisher: Publisher::new(requests.clone(), Arc::clone(&config)),
+            publisher: TrustPublisher::new(requests.clone(), Arc::clone(&config)),
             stale: false,
             shown: Shown::default(),
             contents,
@@ -170,7 +170,7 @@ impl Driver {
         while self.work.join_next().await.is_some() {}
     }
 
-    fn take_in(&mut self, first: Option<Event>) {
+    fn take_in(&mut self, first: Option<StoreEvent>) {
         let now = Instant::now();
         self.stale = true;
         let mut next = first;
@@ -178,10 +178,10 @@ impl Driver {
             let Some(event) = next else { break };
             self.note_list(&event);
             let targets = match event {
-                Event::Namespace(watch, change) => self.observed.namespace(&self.config, watch, change),
-                Event::Secret(clone, change) => self.observed.secret(&self.config, clone, change),
-                Event::Certs(change) => self.observed.certs(change),
-                Event::Bundle(change) => self.observed.bundle(change),
+                StoreEvent::Namespace(watch, change) => self.observed.namespace(&self.config, watch, change),
+                StoreEvent::Secret(clone, change) => self.observed.secret(&self.config, clone, change),
+                StoreEvent::Certs(change) => self.observed.certs(change),
+                StoreEvent::Bundle(change) => self.observed.bundle(change),
             };
             let mut targets: Vec<_> = targets.into_iter().collect();
             let order = if targets.len() > self.config.clones.len() + 1 { Order::Last } else { Order::First };

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub type Selected = watch::Receiver<Option<Arc<BTreeSet<NamespaceName>>>>;
 
 /// What was made of an object.
-pub struct View<T> {
+pub struct FilteredObject<T> {
     pub namespace: NamespaceName,
     pub state: T,
     /// Whether the store keeps it.
@@ -34,7 +34,7 @@ pub struct View<T> {
 
 /// Passes on what a watch tells, for ever, and reads what nobody looked into once its namespace is selected.
 pub async fn forward<T, E, R>(
-    mut changes: impl Stream<Item = Change<View<T>>> + Unpin,
+    mut changes: impl Stream<Item = Change<FilteredObject<T>>> + Unpin,
     mut selected: Selected,
     read: impl Fn(NamespaceName) -> R,
     events: mpsc::Sender<E>,
@@ -104,7 +104,7 @@ pub async fn forward<T, E, R>(
 }
 
 /// What the store is told: one that it does not keep is as good as deleted.
-fn passed_on<T>(change: Change<View<T>>) -> Option<Change<(NamespaceName, T)>> {
+fn passed_on<T>(change: Change<FilteredObject<T>>) -> Option<Change<(NamespaceName, T)>> {
     Some(match change {
         Change::Listed(view) if !view.is_kept => return None,
         Change::Applied(view) if !view.is_kept => Change::Deleted((view.namespace, view.state)),

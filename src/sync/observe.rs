@@ -9,7 +9,7 @@ use super::{
     secret::SecretState,
 };
 use crate::{
-    cluster::{Change, Store},
+    cluster::{Change, ObjectStore},
     config::{Config, NamespaceName},
     trust::{BundleState, CertsState},
 };
@@ -31,7 +31,7 @@ pub struct Target {
 }
 
 /// Objects of one watch by namespace.
-type ByNamespace<T> = Store<NamespaceName, T>;
+type ByNamespace<T> = ObjectStore<NamespaceName, T>;
 
 /// A Namespace as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +62,10 @@ impl Observed {
     /// Nothing observed yet.
     pub fn new(namespace_watches: usize, clones: usize) -> Self {
         Self {
-            namespaces: (0..namespace_watches).map(|_| Store::default()).collect(),
-            secrets: (0..clones).map(|_| Store::default()).collect(),
-            certs: Store::default(),
-            bundles: Store::default(),
+            namespaces: (0..namespace_watches).map(|_| ObjectStore::default()).collect(),
+            secrets: (0..clones).map(|_| ObjectStore::default()).collect(),
+            certs: ObjectStore::default(),
+            bundles: ObjectStore::default(),
             left: BTreeSet::new(),
         }
     }

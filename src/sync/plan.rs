@@ -2,7 +2,7 @@
 
 use crate::{
     config::{CloneSpec, OnForeignTarget, OnSourceDeleted, SecretName},
-    sync::secret::{SecretState, Source},
+    sync::secret::{SecretState, SourceSecret},
     trust::{BundleState, CertsState},
 };
 
@@ -19,7 +19,7 @@ pub enum SourceView<'a> {
 
 impl<'a> SourceView<'a> {
     /// By what a read gave.
-    pub fn of(source: Option<&'a Source>) -> Self {
+    pub fn of(source: Option<&'a SourceSecret>) -> Self {
         source.map_or(Self::Missing, |source| Self::Present(&source.state))
     }
 }

@@ -18,7 +18,7 @@ const EAGER_RETRIES: u32 = 3;
 /// Clones to look at: each at most once in the queue, and at most once at work.
 #[derive(Debug, Default)]
 pub struct Queue {
-    entries: HashMap<Target, Entry>,
+    entries: HashMap<Target, Queued>,
     first: VecDeque<Target>,
     last: VecDeque<Target>,
     delayed: BTreeSet<(Instant, Target)>,
@@ -28,7 +28,7 @@ pub struct Queue {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Queued {
     since: Instant,
     mark: u64,
     attempts: u32,
@@ -64,7 +64,7 @@ impl Queue {
     pub fn mark(&mut self, target: Target, order: Order, now: Instant) {
         self.marks += 1;
         let mark = self.marks;
-        let entry = self.entries.entry(target.clone()).or_insert_with(|| Entry {
+        let entry = self.entries.entry(target.clone()).or_insert_with(|| Queued {
             since: now,
             mark,
             attempts: 0,
@@ -175,7 +175,7 @@ impl Queue {
             let place = Place::Delayed(due);
             self.entries.insert(
                 target.clone(),
-                Entry { since: now, mark: self.marks, attempts: 0, order: Order::First, place, turns: 0 },
+                Queued { since: now, mark: self.marks, attempts: 0, order: Order::First, place, turns: 0 },
             );
             self.delayed.insert((due, target.clone()));
         }

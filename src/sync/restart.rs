@@ -38,7 +38,7 @@ struct Content {
 }
 
 /// Tells what clones hold. Only the sync loop has it.
-pub(super) struct Contents {
+pub(super) struct CloneContents {
     config: Arc<Config>,
     sender: mpsc::UnboundedSender<Content>,
     /// What the clones of each namespace last said, in the order of the configuration; nothing, if one never did.
@@ -60,10 +60,10 @@ pub(super) struct Restarts {
 }
 
 /// Both ends.
-pub(super) fn channel(config: Arc<Config>, requests: Requests, metrics: Metrics) -> (Contents, Restarts) {
+pub(super) fn channel(config: Arc<Config>, requests: Requests, metrics: Metrics) -> (CloneContents, Restarts) {
     let (sender, contents) = mpsc::unbounded_channel();
     let deployments = config.restart.clone();
-    let told = Contents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
+    let told = CloneContents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
     (
         told,
         Restarts {
@@ -78,7 +78,7 @@ pub(super) fn channel(config: Arc<Config>, requests: Requests, metrics: Metrics)
     )
 }
 
-impl Contents {
+impl CloneContents {
     /// Content was written into a clone of this namespace.
     pub(super) fn wrote(&mut self, namespace: &NamespaceName) {
         if !self.config.restart.is_empty() {
@@ -215,7 +215,7 @@ mod tests {
         let config = "clones: [{secret: a, from: x}, {secret: b, from: x}]\nrestart: {deployments: [d]}";
         let config = Arc::new(Config::from_yaml(config).unwrap());
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let mut contents = Contents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
+        let mut contents = CloneContents { config, sender, known: HashMap::new(), wrote: HashSet::new() };
         let namespace: NamespaceName = "n".parse().unwrap();
         let mut are = |versions: [&str; 2], wrote: bool| {
             if wrote {

@@ -208,14 +208,14 @@ impl From<Secret> for SecretState {
 
 /// The source, freshly read: what is known of it, and its content.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct SourceSecret {
     /// What is known of it.
     pub state: SecretState,
     /// What is copied.
     pub payload: Payload,
 }
 
-impl From<Secret> for Source {
+impl From<Secret> for SourceSecret {
     fn from(secret: Secret) -> Self {
         let (state, payload) = split(secret);
         Self { state, payload }
@@ -266,7 +266,7 @@ pub(super) mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        let source = Source::from(secret(json!({
+        let source = SourceSecret::from(secret(json!({
             "metadata": {"name": "s", "namespace": "gitlab", "annotations": {"last-applied": "canary"}},
             "stringData": {"runner-token": "canary"},
         })));

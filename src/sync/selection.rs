@@ -7,11 +7,11 @@ use crate::{cluster::Change, config::NamespaceName};
 /// What the watches of namespaces told so far.
 #[derive(Debug, Default)]
 pub struct Selection {
-    watches: Vec<Told>,
+    watches: Vec<Announced>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Announced {
     namespaces: BTreeSet<NamespaceName>,
     /// A list that has not ended.
     listed: BTreeSet<NamespaceName>,
@@ -21,7 +21,7 @@ struct Told {
 impl Selection {
     /// Takes one more watch into account.
     pub fn add(&mut self) {
-        self.watches.push(Told::default());
+        self.watches.push(Announced::default());
     }
 
     /// Notes a change. Says whether the selection may be another now.

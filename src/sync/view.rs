@@ -24,9 +24,9 @@ pub(super) struct Beside {
 pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, beside: Beside) -> Snapshot {
     let Beside { out_of_step, contended, doubts, is_passive } = beside;
     let view = |clone| match observed.source(config, clone) {
-        SourceView::NotLoaded => snapshot::SourceView::NotLoaded,
-        SourceView::Missing => snapshot::SourceView::Missing,
-        SourceView::Present(_) => snapshot::SourceView::Present,
+        SourceView::NotLoaded => snapshot::SourcePresence::NotLoaded,
+        SourceView::Missing => snapshot::SourcePresence::Missing,
+        SourceView::Present(_) => snapshot::SourcePresence::Present,
     };
     let sources = config.clones.iter().enumerate();
     let certs = observed.all_certs();

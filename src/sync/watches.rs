@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    filtered::{Selected, View, forward},
+    filtered::{FilteredObject, Selected, forward},
     observe::Namespace,
     secret::SecretState,
     selection::Selection,
@@ -43,7 +43,7 @@ const SMALL: usize = 16 * 1024;
 const DOUBT: Duration = Duration::from_secs(10);
 
 /// A change, and which store it is for.
-pub enum Event {
+pub enum StoreEvent {
     /// Of the namespace watch of this index.
     Namespace(usize, Change<(NamespaceName, Namespace)>),
     /// Of the clone spec of this index.
@@ -64,7 +64,7 @@ enum Id {
 
 /// All watches, with a readiness gate each.
 pub struct Watches {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<StoreEvent>,
     tasks: JoinSet<()>,
     health: HashMap<Id, WatchHealth>,
     selection: Selection,
@@ -121,7 +121,7 @@ impl Watches {
             watches.tasks.spawn(async move {
                 let mut changes = Box::pin(changes);
                 while let Some(change) = changes.next().await {
-                    if sender.send(Event::Namespace(index, change)).await.is_err() {
+                    if sender.send(StoreEvent::Namespace(index, change)).await.is_err() {
                         return;
                     }
                 }
@@ -142,7 +142,7 @@ impl Watches {
             });
             let (reads, name) = (requests.clone(), spec.secret.clone());
             let read = move |namespace| read_secret(reads.clone(), name.clone(), namespace, SecretState::from);
-            let event = move |change| Event::Secret(index, change);
+            let event = move |change| StoreEvent::Secret(index, change);
             watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), event));
         }
 
@@ -153,18 +153,23 @@ impl Watches {
             let Some(namespace) = namespace_of(raw) else { return Ok(None) };
             if !is_selected(&selected, &namespace) {
                 // That there is one is to be known: else it would look like gone.
-                return Ok(Some(View { namespace, state: CertsState::unread(), is_kept: true, is_unread: true }));
+                return Ok(Some(FilteredObject {
+                    namespace,
+                    state: CertsState::unread(),
+                    is_kept: true,
+                    is_unread: true,
+                }));
             }
             let secret = Wiped::from(serde_json::from_str::<Secret>(raw.json)?);
             let state = beside_others(|| CertsState::new(&secret, roots));
-            Ok(Some(View { namespace, state, is_kept: true, is_unread: false }))
+            Ok(Some(FilteredObject { namespace, state, is_kept: true, is_unread: false }))
         });
         let (reads, name) = (requests.clone(), config.certs_secret_name.clone());
         let read = move |namespace| {
             let convert = move |secret: Secret| beside_others(|| CertsState::new(&secret, roots));
             read_secret(reads.clone(), name.clone(), namespace, convert)
         };
-        watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), Event::Certs));
+        watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), StoreEvent::Certs));
 
         let query = Query::of::<ConfigMap>(None, format!("configmaps/{CONFIGMAP_TRUST} in all namespaces"));
         let query = query.named(CONFIGMAP_TRUST).large();
@@ -183,7 +188,7 @@ impl Watches {
                 Ok(map.map(BundleState::from))
             }
         };
-        watches.tasks.spawn(forward(Box::pin(changes), selection, read, sender, Event::Bundle));
+        watches.tasks.spawn(forward(Box::pin(changes), selection, read, sender, StoreEvent::Bundle));
         watches
     }
 
@@ -193,7 +198,7 @@ impl Watches {
     }
 
     /// The next change. Failures are logged, once for each change of reason, and counted.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<StoreEvent> {
         let event = tokio::select! {
             biased;
             Some(ended) = self.tasks.join_next() => match ended {
@@ -203,7 +208,7 @@ impl Watches {
             event = self.events.recv() => event?,
         };
         match &event {
-            Event::Namespace(index, change) => {
+            StoreEvent::Namespace(index, change) => {
                 if self.selection.note(*index, change)
                     && let Some(namespaces) = self.selection.namespaces()
                 {
@@ -211,9 +216,9 @@ impl Watches {
                 }
                 self.note(Id::Namespace(*index), change);
             }
-            Event::Secret(index, change) => self.note(Id::Secret(*index), change),
-            Event::Certs(change) => self.note(Id::Certs, change),
-            Event::Bundle(change) => self.note(Id::Bundle, change),
+            StoreEvent::Secret(index, change) => self.note(Id::Secret(*index), change),
+            StoreEvent::Certs(change) => self.note(Id::Certs, change),
+            StoreEvent::Bundle(change) => self.note(Id::Bundle, change),
         }
         Some(event)
     }
@@ -268,10 +273,10 @@ fn view<T>(
     is_read: bool,
     whole: impl FnOnce() -> serde_json::Result<T>,
     unread: impl FnOnce() -> T,
-) -> serde_json::Result<Option<View<T>>> {
+) -> serde_json::Result<Option<FilteredObject<T>>> {
     let is_kept = is_read || (is_ours(raw) && size(raw) <= SMALL);
     let state = if is_kept { whole()? } else { unread() };
-    Ok(Some(View { namespace, state, is_kept, is_unread: !is_kept }))
+    Ok(Some(FilteredObject { namespace, state, is_kept, is_unread: !is_kept }))
 }
 
 fn is_ours(raw: &Raw<'_>) -> bool {

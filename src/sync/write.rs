@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     plan::{DeleteReason, Plan, UpdateReason},
     reread::Both,
-    secret::{SecretState, Source},
+    secret::{SecretState, SourceSecret},
 };
 use crate::{
     cluster::{Problem, Requests, Version},
@@ -29,9 +29,9 @@ impl Writer {
     }
 
     /// The source as it is stored now.
-    pub async fn read_source(&self, spec: &CloneSpec) -> Result<Option<Source>, Problem> {
+    pub async fn read_source(&self, spec: &CloneSpec) -> Result<Option<SourceSecret>, Problem> {
         let secret: Option<Secret> = self.requests.get(&spec.from, spec.secret.as_str()).await?;
-        Ok(secret.map(Source::from))
+        Ok(secret.map(SourceSecret::from))
     }
 
     /// Source and clone as they are stored now.
@@ -48,7 +48,7 @@ impl Writer {
         spec: &CloneSpec,
         runner_namespaces: &RunnerNamespaces,
         namespace: &NamespaceName,
-        source: Option<&Source>,
+        source: Option<&SourceSecret>,
         there: Option<&SecretState>,
     ) -> Result<bool, Problem> {
         match (plan, source, there) {
@@ -91,7 +91,7 @@ impl Writer {
         Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
     }
 
-    async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, source: &Source) -> Result<(), Problem> {
+    async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, source: &SourceSecret) -> Result<(), Problem> {
         let payload = &source.payload;
         let mut labels = spec.labels.clone();
         labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
@@ -109,7 +109,7 @@ impl Writer {
         &self,
         spec: &CloneSpec,
         namespace: &NamespaceName,
-        source: &Source,
+        source: &SourceSecret,
         target: &SecretState,
         cause: UpdateReason,
     ) -> Result<(), Problem> {
@@ -136,7 +136,7 @@ impl Writer {
 }
 
 /// Our annotations on a clone that gets the content of its source.
-fn annotations(spec: &CloneSpec, source: &Source) -> BTreeMap<String, String> {
+fn annotations(spec: &CloneSpec, source: &SourceSecret) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([(ANNOTATION_SOURCE.to_owned(), spec.source())]);
     if let Some(version) = source.state.metadata.resource_version.clone().filter(|_| spec.says_content) {
         annotations.insert(ANNOTATION_CONTENT.to_owned(), version);

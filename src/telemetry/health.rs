@@ -26,7 +26,7 @@ pub struct Health {
 
 /// One condition that must hold before the process is ready.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ReadinessGate {
     health: Arc<Health>,
     name: String,
 }
@@ -38,8 +38,8 @@ impl Health {
     }
 
     /// Adds a gate, not ready at first.
-    pub fn gate(self: &Arc<Self>, name: impl Into<String>) -> Gate {
-        let gate = Gate { health: Arc::clone(self), name: name.into() };
+    pub fn gate(self: &Arc<Self>, name: impl Into<String>) -> ReadinessGate {
+        let gate = ReadinessGate { health: Arc::clone(self), name: name.into() };
         gate.set(false);
         gate
     }
@@ -81,7 +81,7 @@ impl Health {
     }
 }
 
-impl Gate {
+impl ReadinessGate {
     /// Opens or closes the gate.
     pub fn set(&self, ready: bool) {
         self.health.gates().insert(self.name.clone(), (!ready).then(String::new));

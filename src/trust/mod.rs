@@ -9,9 +9,9 @@ mod subject_hash;
 
 pub use crate::pem::PemError;
 pub use certs::{Ca, Certs};
-pub use publish::Publisher;
+pub use publish::TrustPublisher;
 pub use shown::Shown;
-pub use state::{BundleState, CertsState, Wanted};
+pub use state::{BundleState, CertsState, ExpectedBundle};
 
 /// What the trust bundle in a namespace holds, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,12 +18,12 @@ use crate::{
 
 /// Writes trust bundles.
 #[derive(Clone)]
-pub struct Publisher {
+pub struct TrustPublisher {
     requests: Requests,
     config: Arc<Config>,
 }
 
-impl Publisher {
+impl TrustPublisher {
     /// Publishes by these requests.
     pub fn new(requests: Requests, config: Arc<Config>) -> Self {
         Self { requests, config }

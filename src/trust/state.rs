@@ -28,14 +28,14 @@ pub struct CertsState {
     /// What admission needs to know.
     pub certs: Certs,
     /// The trust bundle that follows from it.
-    pub bundle: Wanted,
+    pub bundle: ExpectedBundle,
     /// Whether it is there, and nobody has looked into it: its namespace was no runner namespace.
     pub is_unread: bool,
 }
 
 /// The trust bundle that is to be in a namespace.
 #[derive(Clone, Debug)]
-pub struct Wanted(Result<Option<Digest>, String>);
+pub struct ExpectedBundle(Result<Option<Digest>, String>);
 
 /// A ConfigMap under the trust bundle's name.
 #[derive(Clone)]
@@ -55,16 +55,16 @@ impl CertsState {
     /// Looks at the Secret, and works out the trust bundle once to know what it is to be.
     pub fn new(secret: &Secret, roots: PublicRoots) -> Self {
         let data = secret.data.as_ref();
-        Self { certs: Certs::inspect(data), bundle: Wanted::of(bundle::build(data, roots)), is_unread: false }
+        Self { certs: Certs::inspect(data), bundle: ExpectedBundle::of(bundle::build(data, roots)), is_unread: false }
     }
 
     /// Of a Secret that nobody looks into.
     pub fn unread() -> Self {
-        Self { certs: Certs::default(), bundle: Wanted(Ok(None)), is_unread: true }
+        Self { certs: Certs::default(), bundle: ExpectedBundle(Ok(None)), is_unread: true }
     }
 }
 
-impl Wanted {
+impl ExpectedBundle {
     fn of(built: Result<TrustBundle, BundleError>) -> Self {
         Self(match built {
             Ok(bundle) => Ok(Some(digest(bundle.data()))),
@@ -149,7 +149,7 @@ impl BundleState {
     }
 
     /// Whether its data is the wanted one.
-    pub fn has_content_of(&self, wanted: &Wanted) -> bool {
+    pub fn has_content_of(&self, wanted: &ExpectedBundle) -> bool {
         matches!(&wanted.0, Ok(Some(digest)) if *digest == self.digest)
     }
 

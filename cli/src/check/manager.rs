@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gitlab_runner_webhook::{
-    admission::{Kind, host, runs_entrypoint, shows},
+    admission::{PodKind, host, runs_entrypoint, shows},
     config::Config,
     json::{at, items},
     names::{LABEL_INJECT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
@@ -44,7 +44,7 @@ impl Manager {
         let template = at(object, &["spec", "template"]);
         let is_pod = template.is_null();
         let pod = if is_pod { object } else { template };
-        if Kind::of(pod, config) != Kind::Manager {
+        if PodKind::of(pod, config) != PodKind::Manager {
             return None;
         }
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);

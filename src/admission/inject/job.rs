@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Additions, Obstacle, environment, has_name, is_of_mesh, may_add_volume};
 use crate::{
-    admission::pod::Place,
+    admission::pod::MountPlace,
     config::{Config, PublicRoots},
     json::at,
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
@@ -29,13 +29,13 @@ pub(super) const VARIABLES: [&str; 2] = [FILE_VARIABLE, DIRECTORY_VARIABLE];
 /// Where images have their own certificates: Debian and Alpine, Red Hat, and what kaniko's image says of itself.
 const DIRECTORIES_OF_IMAGES: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
 
-pub(super) struct Order<'a> {
+pub(super) struct JobInjector<'a> {
     services: bool,
     /// Names and values.
     variables: Vec<(&'a str, String)>,
 }
 
-impl<'a> Order<'a> {
+impl<'a> JobInjector<'a> {
     /// With variables for those files only that the trust bundle has. A former one, or one of another revision, may have its
     /// files for the other way only; then that is taken.
     pub(super) fn new(trust: Trust, is_former: bool, config: &'a Config) -> Self {
@@ -52,26 +52,26 @@ impl<'a> Order<'a> {
     }
 }
 
-impl super::Order for Order<'_> {
+impl super::Injector for JobInjector<'_> {
     fn concerns(&self, container: &Value, _: &Value) -> bool {
         has_name(container, &[BUILD, HELPER]) || self.services && !is_of_mesh(container)
     }
 
     fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle> {
         let mut additions = Additions::default();
-        match Place::of(pod, container, MOUNT_TRUST) {
-            Place::Free => {
+        match MountPlace::of(pod, container, MOUNT_TRUST) {
+            MountPlace::Free => {
                 may_add_volume(pod, VOLUME_TRUST, is_ours)?;
                 additions.mounts.push(mount(MOUNT_TRUST));
             }
-            Place::Mounted { mount } if shows_trust(pod, mount) => {}
-            Place::Mounted { .. } | Place::Below => {
+            MountPlace::Mounted { mount } if shows_trust(pod, mount) => {}
+            MountPlace::Mounted { .. } | MountPlace::Below => {
                 return Err(Obstacle::ForeignMount("something else is mounted where the trust bundle would be"));
             }
-            Place::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
+            MountPlace::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
         }
         // GitLab's documentation tells users to mount their own certificates there.
-        if Place::of(pod, container, MOUNT_JOB_CERTS) == Place::Free {
+        if MountPlace::of(pod, container, MOUNT_JOB_CERTS) == MountPlace::Free {
             may_add_volume(pod, VOLUME_TRUST, is_ours)?;
             additions.mounts.push(mount(MOUNT_JOB_CERTS));
         }

@@ -20,7 +20,7 @@ use super::{Additions, Obstacle, is_of_mesh, may_add_volume, variable};
 use crate::{
     admission::{
         kind::runs_entrypoint,
-        pod::{Place, shows},
+        pod::{MountPlace, shows},
         review::Warning,
     },
     config::Config,
@@ -38,7 +38,7 @@ pub(super) const VARIABLES: [&str; 4] =
 const CLIENT_PAIR: [(&str, &str); 2] =
     [("CI_SERVER_TLS_CERT_FILE", KEY_TLS_CERT), ("CI_SERVER_TLS_KEY_FILE", KEY_TLS_KEY)];
 
-pub(super) struct Order<'a> {
+pub(super) struct ManagerInjector<'a> {
     secret: &'a str,
     /// Keys of the Secret with CAs, `ca.crt` first.
     cas: Vec<String>,
@@ -46,14 +46,14 @@ pub(super) struct Order<'a> {
 }
 
 /// How the runner gets at its CA.
-enum Source<'a> {
+enum CertsSource<'a> {
     /// It is told by a variable.
     Variable(&'a str),
     /// It looks for `<host>.crt` itself.
     Host(&'a str),
 }
 
-impl<'a> Order<'a> {
+impl<'a> ManagerInjector<'a> {
     pub(super) fn new(certs: &Certs, config: &'a Config) -> Self {
         let ca = (certs.ca == Ca::Valid).then(|| KEY_CA.to_owned());
         Self {
@@ -63,17 +63,17 @@ impl<'a> Order<'a> {
         }
     }
 
-    fn source(&self, container: &Value) -> Result<Source<'_>, Obstacle> {
+    fn source(&self, container: &Value) -> Result<CertsSource<'_>, Obstacle> {
         let of_host = || {
             let url = at(variable(container, URL_VARIABLE)?, &["value"]).as_str()?;
             let key = format!("{}.crt", host(url)?);
             self.cas.iter().map(String::as_str).find(|ca| *ca == key)
         };
         match self.cas.as_slice() {
-            [first, ..] if first == KEY_CA => Ok(Source::Variable(first)),
+            [first, ..] if first == KEY_CA => Ok(CertsSource::Variable(first)),
             cas => match (of_host(), cas) {
-                (Some(key), _) => Ok(Source::Host(key)),
-                (None, [only]) => Ok(Source::Variable(only)),
+                (Some(key), _) => Ok(CertsSource::Host(key)),
+                (None, [only]) => Ok(CertsSource::Variable(only)),
                 (None, _) => Err(Obstacle::Blocked("its Secret has neither ca.crt nor <host>.crt, but several others")),
             },
         }
@@ -111,29 +111,29 @@ impl<'a> Order<'a> {
     }
 }
 
-impl super::Order for Order<'_> {
+impl super::Injector for ManagerInjector<'_> {
     fn concerns(&self, container: &Value, all: &Value) -> bool {
         if items(all).any(runs_entrypoint) { runs_entrypoint(container) } else { !is_of_mesh(container) }
     }
 
     fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle> {
         let source = self.source(container)?;
-        let (Source::Variable(key) | Source::Host(key)) = source;
+        let (CertsSource::Variable(key) | CertsSource::Host(key)) = source;
         let ours = json!({"name": VOLUME_CERTS, "mountPath": MOUNT_MANAGER_CERTS, "readOnly": true});
         let (mut additions, mut shown_by) = (Additions::default(), None);
-        match Place::of(pod, container, MOUNT_MANAGER_CERTS) {
-            Place::Free => {
+        match MountPlace::of(pod, container, MOUNT_MANAGER_CERTS) {
+            MountPlace::Free => {
                 if !may_add_volume(pod, VOLUME_CERTS, |volume| self.is_ours(volume))? {
                     shown_by = Some(&ours);
                 }
                 additions.mounts.push(ours.clone());
             }
-            Place::Mounted { mount } if shows(pod, mount, self.secret, key) => shown_by = Some(mount),
-            Place::Mounted { .. } | Place::Below => return Err(Obstacle::ForeignMount("")),
-            Place::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
+            MountPlace::Mounted { mount } if shows(pod, mount, self.secret, key) => shown_by = Some(mount),
+            MountPlace::Mounted { .. } | MountPlace::Below => return Err(Obstacle::ForeignMount("")),
+            MountPlace::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
         }
         let is_shown = |key: &str| shown_by.is_none_or(|mount| shows(pod, mount, self.secret, key));
-        if let Source::Variable(key) = source
+        if let CertsSource::Variable(key) = source
             && is_shown(key)
         {
             self.set(container, &[(CA_VARIABLE, key)], &mut additions);

@@ -15,7 +15,7 @@ use crate::{
         observe::{Subject, Target},
         plan::{CertsView, NoAction},
         queue::Order,
-        secret::Source,
+        secret::SourceSecret,
     },
     telemetry::metrics::WriteLabels,
 };
@@ -32,7 +32,7 @@ impl Driver {
         }
     }
 
-    fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<Source>>, Problem>) {
+    fn finish_read(&mut self, clone: usize, mark: u64, result: Result<Option<Arc<SourceSecret>>, Problem>) {
         self.note_read(clone, &result);
         let Some(reads) = self.reads.get_mut(clone) else { return };
         let waited = match result {

@@ -9,8 +9,8 @@ use crate::{
         observe::{Subject, Target},
         queue::Order,
         reread::{Both, Versions},
-        secret::{SecretState, Source},
-        watches::Event,
+        secret::{SecretState, SourceSecret},
+        watches::StoreEvent,
     },
     telemetry::metrics::SecretLabels,
 };
@@ -92,8 +92,8 @@ impl Driver {
     }
 
     /// After a list the API server is known to answer: a read that failed need not wait any longer.
-    pub(super) fn note_list(&mut self, event: &Event) {
-        if let Event::Secret(clone, Change::ListEnds) = event
+    pub(super) fn note_list(&mut self, event: &StoreEvent) {
+        if let StoreEvent::Secret(clone, Change::ListEnds) = event
             && let Some(read) = self.reads.get_mut(*clone)
         {
             read.retry();
@@ -101,7 +101,7 @@ impl Driver {
     }
 
     /// A source that a read shows in an older version than the watch had is that of a store which was set back.
-    pub(super) fn note_read(&mut self, clone: usize, result: &Result<Option<Arc<Source>>, Problem>) {
+    pub(super) fn note_read(&mut self, clone: usize, result: &Result<Option<Arc<SourceSecret>>, Problem>) {
         let version = |secret: &SecretState| secret.metadata.resource_version.as_ref()?.parse::<u64>().ok();
         let read = result.as_ref().ok().and_then(|source| version(&source.as_ref()?.state));
         let known = self.config.clones.get(clone).and_then(|spec| self.observed.target(clone, &spec.from));
