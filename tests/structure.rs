@@ -28,7 +28,7 @@ struct Source {
     names: BTreeSet<Vec<String>>,
     /// The methods that it calls.
     methods: BTreeSet<String>,
-    /// The types that it declares.
+    /// The types that it declares, those of single functions left out.
     types: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ fn follow(path: &Path, place: &[String], found: &mut Vec<Source>) {
     let mut visitor = Visitor::default();
     visitor.visit_file(&file);
     let module = place.first().cloned().unwrap_or_default();
-    let Visitor { names, methods, types, modules } = visitor;
+    let Visitor { names, methods, types, modules, .. } = visitor;
     found.push(Source { path: path.to_owned(), text, module, names, methods, types });
     let is_root = ["lib.rs", "main.rs", "mod.rs"].iter().any(|name| path.ends_with(name));
     let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
@@ -74,6 +74,7 @@ struct Visitor {
     types: Vec<String>,
     /// Modules in files of their own.
     modules: Vec<String>,
+    is_in_function: bool,
 }
 
 impl Visitor {
@@ -144,14 +145,21 @@ impl<'ast> Visit<'ast> for Visitor {
         if is_of_tests(attributes(item)) {
             return;
         }
-        match item {
-            Item::Enum(item) => self.types.push(item.ident.to_string()),
-            Item::Struct(item) => self.types.push(item.ident.to_string()),
-            Item::Trait(item) => self.types.push(item.ident.to_string()),
-            Item::Type(item) => self.types.push(item.ident.to_string()),
-            _ => {}
-        }
+        let declared = match item {
+            Item::Enum(item) => Some(&item.ident),
+            Item::Struct(item) => Some(&item.ident),
+            Item::Trait(item) => Some(&item.ident),
+            Item::Type(item) => Some(&item.ident),
+            _ => None,
+        };
+        self.types.extend(declared.filter(|_| !self.is_in_function).map(ToString::to_string));
         syn::visit::visit_item(self, item);
+    }
+
+    fn visit_block(&mut self, block: &'ast syn::Block) {
+        let was_in_function = std::mem::replace(&mut self.is_in_function, true);
+        syn::visit::visit_block(self, block);
+        self.is_in_function = was_in_function;
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {

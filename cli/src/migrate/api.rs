@@ -48,7 +48,7 @@ pub(super) enum PatchKind {
 }
 
 /// An object that somebody may have a right to; without a namespace, a cluster's own.
-pub(super) struct Named<'a> {
+pub(super) struct NamedObject<'a> {
     pub(super) group: &'a str,
     pub(super) resource: &'a str,
     pub(super) namespace: &'a str,
@@ -148,8 +148,8 @@ impl Caller {
     }
 
     /// Whether this one may do something, by the API server's own review of its rights.
-    pub(super) async fn may(&self, verb: &str, of: &Named<'_>) -> Result<bool, Problem> {
-        let Named { group, resource, namespace, name } = of;
+    pub(super) async fn may(&self, verb: &str, of: &NamedObject<'_>) -> Result<bool, Problem> {
+        let NamedObject { group, resource, namespace, name } = of;
         let attributes =
             json!({"verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name});
         let review = json!({

@@ -8,7 +8,7 @@ use gitlab_runner_webhook::{
 use serde_json::{Value, json};
 
 use super::{
-    api::{Caller, Effect, Named, PatchKind, View},
+    api::{Caller, Effect, NamedObject, PatchKind, View},
     plan::Target,
     release::{KYVERNO, also_removed, release},
     steps::{Steps, orphaned, policy_path, request_path, secret_path},
@@ -79,8 +79,12 @@ impl Steps {
                 proof.tried(self.caller.patch(&path, PatchKind::Json, &patch, Effect::DryRun).await)?;
             }
             // Not by dry run: a mistake there would cost the clones.
-            let named =
-                Named { group: "kyverno.io", resource: "clusterpolicies", namespace: "", name: self.name.as_str() };
+            let named = NamedObject {
+                group: "kyverno.io",
+                resource: "clusterpolicies",
+                namespace: "",
+                name: self.name.as_str(),
+            };
             if !self.caller.may("delete", &named).await? {
                 proof.odd.push(format!("you may not delete ClusterPolicy {}; get that right first", self.name));
             }
@@ -186,7 +190,7 @@ async fn ask_program(program: &Caller, target: &Target, proof: &mut Proof) -> Re
         Err(problem) => return Err(proof.seen(problem)),
     }
     // The verb that it writes an existing clone by. A dry run of that would take the content along.
-    let named = Named { group: "", resource: "secrets", namespace: target.namespace.as_str(), name: secret };
+    let named = NamedObject { group: "", resource: "secrets", namespace: target.namespace.as_str(), name: secret };
     if !program.may("update", &named).await? {
         proof.refusals.push(format!("the program may not write {what}: it has no right to update it; {OUT}"));
     }
