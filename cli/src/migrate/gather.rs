@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     api::{Caller, View},
-    keeper::{Keeper, State},
+    managed_by::{ManagedBy, State},
     plan::{Found, Namespace, is_clone},
     steps::Steps,
 };
@@ -35,9 +35,9 @@ pub(super) async fn gather(
         // That it is not there is said anyway.
         (None, None) => Ok(Config::default()),
     };
-    let mut keeper = policy.as_ref().and_then(Keeper::of);
-    if let Some(keeper) = &mut keeper {
-        keeper.state = state(caller, &keeper.paths).await?;
+    let mut managed_by = policy.as_ref().and_then(ManagedBy::of);
+    if let Some(managed_by) = &mut managed_by {
+        managed_by.state = state(caller, &managed_by.paths).await?;
     }
     let namespaces = caller.list("/api/v1/namespaces", View::Metadata, "").await?;
     let namespaces: Vec<_> = namespaces.iter().filter_map(read_namespace).collect();
@@ -48,7 +48,7 @@ pub(super) async fn gather(
     }
     let generating = generating(caller, &steps.name).await?;
     let has_requests = !steps.update_requests().await?.is_empty();
-    Ok(Found { policy, generating, namespaces, left, has_requests, deployment, config, keeper })
+    Ok(Found { policy, generating, namespaces, left, has_requests, deployment, config, managed_by })
 }
 
 /// Whether a `GeneratingPolicy` has this name; nothing when the caller may not know.

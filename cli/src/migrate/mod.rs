@@ -7,10 +7,10 @@
 
 mod api;
 mod gather;
-mod keeper;
+mod managed_by;
 mod plan;
 mod policy;
-mod prove;
+mod preflight;
 mod release;
 mod report;
 mod steps;
@@ -132,7 +132,7 @@ impl Migration {
         let account = found.deployment.as_ref().and_then(Installed::of).map(|installed| installed.service_account);
         steps.program = account.map(|account| format!("system:serviceaccount:{}:{account}", options.namespace));
         if plan.refusals.is_empty() && !plan.steps.is_empty() {
-            let (refusals, notes) = steps.prove().await?;
+            let (refusals, notes) = steps.preflight().await?;
             plan.refusals.extend(refusals);
             plan.notes.extend(notes);
         }

@@ -13,7 +13,7 @@ use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 
 use super::{
-    keeper::{Keeper, State},
+    managed_by::{ManagedBy, State},
     policy::{Covered, Policy},
 };
 use crate::rollout::Rollout;
@@ -45,7 +45,7 @@ pub(super) struct Found {
     /// The configuration that the program runs with, or why it is not known.
     pub(super) config: Result<Config, String>,
     /// Who would bring the policy back.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) managed_by: Option<ManagedBy>,
 }
 
 /// One clone that is taken over.
@@ -157,9 +157,11 @@ impl Plan {
                 self.refusals.push(format!("ClusterPolicy {name} does what no configuration can say: {error}"));
             }
         }
-        match &found.keeper {
-            Some(keeper) if keeper.state == State::Suspended || force_managed => self.notes.push(keeper.warning(name)),
-            Some(keeper) => self.refusals.push(keeper.refusal(name)),
+        match &found.managed_by {
+            Some(managed_by) if managed_by.state == State::Suspended || force_managed => {
+                self.notes.push(managed_by.warning(name))
+            }
+            Some(managed_by) => self.refusals.push(managed_by.refusal(name)),
             None => {}
         }
     }

@@ -38,7 +38,7 @@ fn found(rules: &[Value], config: &str) -> Found {
             "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
         })),
         config: Ok(Config::from_yaml(config).unwrap()),
-        keeper: None,
+        managed_by: None,
     }
 }
 
@@ -169,11 +169,11 @@ fn a_program_that_is_not_there_or_not_ready_takes_nothing_over() {
 fn a_policy_that_would_come_back_is_left_unless_its_manager_rests() {
     let mut managed = found(&[big_bang()], "");
     let labels = json!({"helm.toolkit.fluxcd.io/name": "x", "helm.toolkit.fluxcd.io/namespace": "y"});
-    managed.keeper = Keeper::of(&json!({"metadata": {"labels": labels}}));
+    managed.managed_by = ManagedBy::of(&json!({"metadata": {"labels": labels}}));
     refused(&managed, &["flux suspend"]);
     let forced = Plan::new(&POLICY.parse().unwrap(), &managed, true);
     assert!(forced.refusals.is_empty() && forced.notes[0].contains("--force-managed"));
-    managed.keeper.as_mut().unwrap().state = State::Suspended;
+    managed.managed_by.as_mut().unwrap().state = State::Suspended;
     let plan = plan(&managed);
     assert!(plan.refusals.is_empty() && plan.notes[0].contains("suspended"), "{plan:?}");
 }

@@ -61,7 +61,7 @@ impl Proof {
 impl Steps {
     /// Whether the API server would let each write through, by dry run; and whether each clone is what it should be.
     /// Returns what is in the way, and what a person should know.
-    pub(super) async fn prove(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
+    pub(super) async fn preflight(&self) -> Result<(Vec<String>, Vec<String>), Problem> {
         let mut proof = Proof::default();
         match self.ask(&mut proof).await {
             // One is enough: each further one would wait as long.

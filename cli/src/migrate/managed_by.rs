@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// Who keeps the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Keeper {
+pub(super) struct ManagedBy {
     /// What it is, for people.
     pub(super) what: String,
     /// Where the API server may have the object that says whether it is suspended, in each version of its kind.
@@ -35,7 +35,7 @@ pub(super) enum State {
 const VALUE: &str = "autoRegister.enabled: false (Big Bang: addons.gitlabRunner.autoRegister.enabled: false) in the \
                      values of the gitlab-runner chart";
 
-impl Keeper {
+impl ManagedBy {
     /// Reads it from the policy's labels and annotations.
     pub(super) fn of(policy: &Value) -> Option<Self> {
         let word = |kind: &str, key: &str| policy.get("metadata")?.get(kind)?.get(key)?.as_str();
@@ -157,9 +157,9 @@ mod tests {
             (argo, ["repository", "wait until the Application", "--sync-policy automated"]),
         ];
         for (policy, order) in table {
-            let keeper = Keeper::of(&policy).unwrap();
+            let managed_by = ManagedBy::of(&policy).unwrap();
             let name = "p".parse().unwrap();
-            for said in [keeper.refusal(&name), keeper.warning(&name)] {
+            for said in [managed_by.refusal(&name), managed_by.warning(&name)] {
                 let at: Vec<_> =
                     order.iter().map(|words| said.find(words).unwrap_or_else(|| panic!("{said}"))).collect();
                 assert!(at.is_sorted() && said.contains("and only then: "), "{said}");
@@ -182,7 +182,7 @@ mod tests {
             (policy(json!({}), "kubectl"), "by default Argo CD, Application runners"),
             (policy(helm(), "helm"), "kept by Helm, by release gitlab-runner"),
         ] {
-            let refusal = Keeper::of(&policy).unwrap().refusal(&"p".parse().unwrap());
+            let refusal = ManagedBy::of(&policy).unwrap().refusal(&"p".parse().unwrap());
             assert!(refusal.contains(words), "{words}: {refusal}");
         }
     }
@@ -190,12 +190,12 @@ mod tests {
     #[test]
     fn flux_is_looked_for_in_each_version_that_it_had() {
         let labels = json!({"helm.toolkit.fluxcd.io/name": "x", "helm.toolkit.fluxcd.io/namespace": "y"});
-        let mut keeper = Keeper::of(&json!({"metadata": {"labels": labels}})).unwrap();
+        let mut managed_by = ManagedBy::of(&json!({"metadata": {"labels": labels}})).unwrap();
         let expected = ["v2", "v2beta2", "v2beta1"]
             .map(|version| format!("/apis/helm.toolkit.fluxcd.io/{version}/namespaces/y/helmreleases/x"));
-        assert_eq!(keeper.paths, expected);
-        keeper.state = State::Unseen;
-        assert!(keeper.refusal(&"p".parse().unwrap()).contains("you may not get it"));
+        assert_eq!(managed_by.paths, expected);
+        managed_by.state = State::Unseen;
+        assert!(managed_by.refusal(&"p".parse().unwrap()).contains("you may not get it"));
     }
 
     #[test]
@@ -219,13 +219,14 @@ mod tests {
             ),
         ];
         for (labels, annotations, words) in table {
-            let keeper = Keeper::of(&json!({"metadata": {"labels": labels, "annotations": annotations}})).unwrap();
-            let refusal = keeper.refusal(&"p".parse().unwrap());
+            let managed_by =
+                ManagedBy::of(&json!({"metadata": {"labels": labels, "annotations": annotations}})).unwrap();
+            let refusal = managed_by.refusal(&"p".parse().unwrap());
             for word in words {
                 assert!(refusal.contains(word), "{word}: {refusal}");
             }
         }
-        assert_eq!(Keeper::of(&json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "kubectl"}}})), None);
-        assert_eq!(Keeper::of(&json!({"metadata": {"name": "p"}})), None);
+        assert_eq!(ManagedBy::of(&json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "kubectl"}}})), None);
+        assert_eq!(ManagedBy::of(&json!({"metadata": {"name": "p"}})), None);
     }
 }
