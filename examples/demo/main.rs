@@ -2,9 +2,9 @@
 //!
 //! Exits with 0 only when every step was seen to happen. `--keep` leaves everything up to play with.
 
-mod eye;
-mod page;
-mod tale;
+mod console;
+mod scenario;
+mod watcher;
 
 use std::{
     any::Any,
@@ -21,7 +21,7 @@ use test_support::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{page::Page, tale::Tale};
+use crate::{console::Console, scenario::Scenario};
 
 const USAGE: &str = "usage: demo [--keep]
 
@@ -108,52 +108,52 @@ async fn run(keep: bool) -> ExitCode {
 }
 
 async fn play(stage: Arc<Stage>, keep: bool) -> Result<()> {
-    let mut page = Page::default();
+    let mut console = Console::default();
     println!("gitlab-runner-webhook keeps the runner's token and the company's CA where runner pods need them.");
     println!(
         "Here it does so on a real control plane, Kubernetes {KUBERNETES_VERSION} on loopback, without containers."
     );
     println!("Each step is checked on real objects; its time runs from the request to the effect.");
-    page.chapter("The stage", &[]);
+    console.chapter("The stage", &[]);
     let binary = binary()?;
-    let kubectl = programs(&mut page).await?;
-    let cluster = cluster(&mut page).await;
+    let kubectl = programs(&mut console).await?;
+    let cluster = cluster(&mut console).await;
     let cluster = stage.cluster.get_or_init(|| cluster);
-    let tool = started(cluster, &binary, &mut page).await;
+    let tool = started(cluster, &binary, &mut console).await;
     let tool = stage.tool.get_or_init(|| tool);
 
-    let mut tale = Tale::new(cluster, tool, &kubectl, page).await?;
-    tale.tell().await?;
-    tale.end(keep).await
+    let mut scenario = Scenario::new(cluster, tool, &kubectl, console).await?;
+    scenario.tell().await?;
+    scenario.end(keep).await
 }
 
 /// Finds, or builds, what the control plane consists of; returns kubectl.
-async fn programs(page: &mut Page) -> Result<PathBuf> {
-    page.step("The programs of the control plane are found, or built from Go modules");
+async fn programs(console: &mut Console) -> Result<PathBuf> {
+    console.step("The programs of the control plane are found, or built from Go modules");
     let started = Instant::now();
     let found = tokio::task::spawn_blocking(|| Binaries::find(&Component::CONTROL_PLANE)).await??;
     let kubectl = found.path(Component::Kubectl).context("kubectl is a part of the control plane")?.to_owned();
-    page.seen("etcd, kube-apiserver, kube-controller-manager, ... are there", started.elapsed());
+    console.seen("etcd, kube-apiserver, kube-controller-manager, ... are there", started.elapsed());
     Ok(kubectl)
 }
 
 /// A control plane with the shipped manifests in it.
-async fn cluster(page: &mut Page) -> Cluster {
-    page.step("The control plane starts, and manifests/overlays/local is applied");
+async fn cluster(console: &mut Console) -> Cluster {
+    console.step("The control plane starts, and manifests/overlays/local is applied");
     let started = Instant::now();
     let cluster = Cluster::start_as(ControlPlane::builder().nodes(true), Setup::default()).await;
-    page.seen("etcd, API server, controllers, scheduler and a node are ready", started.elapsed());
+    console.seen("etcd, API server, controllers, scheduler and a node are ready", started.elapsed());
     cluster
 }
 
 /// The program, running.
-async fn started(cluster: &Cluster, binary: &str, page: &mut Page) -> Tool {
-    page.step("gitlab-runner-webhook starts");
-    page.note("with the token of its own ServiceAccount and the shipped RBAC, never as admin");
-    page.note("and with no certificate: it makes a CA, keeps it in a Secret, and issues its own");
+async fn started(cluster: &Cluster, binary: &str, console: &mut Console) -> Tool {
+    console.step("gitlab-runner-webhook starts");
+    console.note("with the token of its own ServiceAccount and the shipped RBAC, never as admin");
+    console.note("and with no certificate: it makes a CA, keeps it in a Secret, and issues its own");
     let tool = cluster.tool(binary).await.self_managed().spawn();
     let ready = tool.ready().await;
-    page.measured(
+    console.measured(
         "ready: it serves HTTPS, and every watch is loaded",
         "program started -> ready",
         ready - tool.started,
@@ -177,7 +177,7 @@ async fn take_down(stage: Arc<Stage>) -> Result<()> {
         let started = Instant::now();
         let status = tool.stop().await;
         ensure!(status.success(), "gitlab-runner-webhook ended with {status} after SIGTERM");
-        println!("Stopped by SIGTERM in {}; the control plane goes, too.", page::millis(started.elapsed()));
+        println!("Stopped by SIGTERM in {}; the control plane goes, too.", console::millis(started.elapsed()));
     }
     Ok(())
 }

@@ -11,14 +11,14 @@ const INDENT: usize = 5;
 
 /// Prints as it is told, and remembers what goes into the table.
 #[derive(Default)]
-pub struct Page {
+pub struct Console {
     steps: usize,
     table: Vec<(String, Duration)>,
 }
 
-impl Page {
+impl Console {
     /// A new part of the story, and what to know before it.
-    #[expect(clippy::unused_self, reason = "the page is what prints")]
+    #[expect(clippy::unused_self, reason = "the console is what prints")]
     pub fn chapter(&self, title: &str, introduction: &[&str]) {
         println!("\n\n{title}\n{}", "=".repeat(title.len()));
         for line in introduction {
@@ -33,13 +33,13 @@ impl Page {
     }
 
     /// A line about it.
-    #[expect(clippy::unused_self, reason = "the page is what prints")]
+    #[expect(clippy::unused_self, reason = "the console is what prints")]
     pub fn note(&self, line: &str) {
         println!("{:INDENT$}{line}", "");
     }
 
     /// Its effect, seen on real objects, and the time until then.
-    #[expect(clippy::unused_self, reason = "the page is what prints")]
+    #[expect(clippy::unused_self, reason = "the console is what prints")]
     pub fn seen(&self, effect: &str, took: Duration) {
         print_with_time(&format!("{:INDENT$}-> {effect}", ""), took);
     }

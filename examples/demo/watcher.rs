@@ -21,11 +21,11 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open watch, as admin. States wait in order until somebody asks for them.
-pub struct Eye<K> {
+pub struct Watcher<K> {
     states: UnboundedReceiver<(std::time::Instant, K)>,
 }
 
-impl<K> Eye<K>
+impl<K> Watcher<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {

@@ -35,8 +35,8 @@ use test_support::{
 };
 
 use crate::{
-    eye::{Eye, version},
-    page::Page,
+    console::Console,
+    watcher::{Watcher, version},
 };
 
 /// The shipped default of `certsSecretName`.
@@ -57,31 +57,31 @@ const TURNED_AWAY: &str =
 const REST: Duration = Duration::from_secs(5);
 
 /// The story and those who are in it.
-pub struct Tale<'a> {
+pub struct Scenario<'a> {
     cluster: &'a Cluster,
     tool: &'a Tool,
     kubectl: &'a Path,
-    page: Page,
-    clones: Eye<Secret>,
-    bundles: Eye<ConfigMap>,
-    pods: Eye<Pod>,
+    console: Console,
+    clones: Watcher<Secret>,
+    bundles: Watcher<ConfigMap>,
+    pods: Watcher<Pod>,
 }
 
-impl<'a> Tale<'a> {
+impl<'a> Scenario<'a> {
     /// Opens the eyes.
-    pub async fn new(cluster: &'a Cluster, tool: &'a Tool, kubectl: &'a Path, page: Page) -> Result<Self> {
-        let clones = Eye::open(cluster.secrets(RUNNER_NAMESPACE), Some(SECRET)).await?;
+    pub async fn new(cluster: &'a Cluster, tool: &'a Tool, kubectl: &'a Path, console: Console) -> Result<Self> {
+        let clones = Watcher::open(cluster.secrets(RUNNER_NAMESPACE), Some(SECRET)).await?;
         let bundles = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
-        let bundles = Eye::open(bundles, Some(CONFIGMAP_TRUST)).await?;
-        let pods = Eye::open(Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE), None).await?;
-        Ok(Self { cluster, tool, kubectl, page, clones, bundles, pods })
+        let bundles = Watcher::open(bundles, Some(CONFIGMAP_TRUST)).await?;
+        let pods = Watcher::open(Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE), None).await?;
+        Ok(Self { cluster, tool, kubectl, console, clones, bundles, pods })
     }
 
     /// Tells it. An error is a step that was not seen.
     pub async fn tell(&mut self) -> Result<()> {
         self.webhooks_are_registered().await?;
 
-        self.page.chapter(
+        self.console.chapter(
             "The token",
             &[
                 "GitLab keeps the runner's token in Secret gitlab/gitlab-gitlab-runner-secret: the source.",
@@ -95,7 +95,7 @@ impl<'a> Tale<'a> {
         self.clone_is_edited().await?;
         self.clone_is_deleted().await?;
 
-        self.page.chapter(
+        self.console.chapter(
             "The gate",
             &[
                 "A pod that uses the clone is let in when the clone is there and equals its source: read from the",
@@ -106,7 +106,7 @@ impl<'a> Tale<'a> {
         self.pods_come_with_rotations().await?;
         self.pod_comes_while_the_source_is_gone().await?;
 
-        self.page.chapter(
+        self.console.chapter(
             "The CA",
             &[
                 "GitLab has a certificate of the company's own CA. The runner and its jobs are to trust it,",
@@ -117,14 +117,14 @@ impl<'a> Tale<'a> {
         self.manager_restarts(&manager).await?;
         self.job_starts().await?;
 
-        self.page.chapter("The rest", &[]);
+        self.console.chapter("The rest", &[]);
         self.nothing_is_written_at_rest().await
     }
 
     /// The table and, with `keep`, what to try.
     pub async fn end(self, keep: bool) -> Result<()> {
-        self.page.chapter("Every step was seen", &[]);
-        self.page.print_table();
+        self.console.chapter("Every step was seen", &[]);
+        self.console.print_table();
         let (status, _) = self.tool.get(PATH_READYZ).await;
         ensure!(status == 200, "{PATH_READYZ} answers {status} at the end");
         println!();
@@ -154,7 +154,7 @@ The webhook listens on https://{webhook}."
     }
 
     async fn webhooks_are_registered(&mut self) -> Result<()> {
-        self.page.step("The webhooks are registered with the API server, without a caBundle");
+        self.console.step("The webhooks are registered with the API server, without a caBundle");
         let started = Instant::now();
         self.cluster.register_webhooks_without_ca(self.tool.webhook_port().await, "Ignore").await;
         self.cluster.create_namespace(SOURCE_NAMESPACE, &[]).await;
@@ -166,12 +166,12 @@ The webhook listens on https://{webhook}."
             (asked.is_ok() && metrics.contains("webhook=\"mutate-namespaces\"")).then_some(())
         })
         .await;
-        self.page.seen("the program has put its CA in, and the API server calls it over HTTPS", started.elapsed());
+        self.console.seen("the program has put its CA in, and the API server calls it over HTTPS", started.elapsed());
         Ok(())
     }
 
     async fn namespace_comes_before_the_source(&mut self) -> Result<()> {
-        self.page.step("Namespace gitlab-runner is created while the source is still missing");
+        self.console.step("Namespace gitlab-runner is created while the source is still missing");
         let started = Instant::now();
         let mut kubectl = Command::new(self.kubectl);
         kubectl.arg("--kubeconfig").arg(self.cluster.plane.admin_kubeconfig());
@@ -179,8 +179,8 @@ The webhook listens on https://{webhook}."
         let output = tokio::task::spawn_blocking(move || kubectl.output()).await?.context("kubectl")?;
         let took = started.elapsed();
         let (printed, warned) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        self.page.note(&format!("$ kubectl create namespace {RUNNER_NAMESPACE}"));
-        warned.lines().chain(printed.lines()).for_each(|line| self.page.note(line));
+        self.console.note(&format!("$ kubectl create namespace {RUNNER_NAMESPACE}"));
+        warned.lines().chain(printed.lines()).for_each(|line| self.console.note(line));
         ensure!(output.status.success(), "kubectl create namespace failed ({})", output.status);
         let source = format!("{SOURCE_NAMESPACE}/{SECRET} is missing");
         ensure!(
@@ -189,7 +189,7 @@ The webhook listens on https://{webhook}."
         );
         self.cluster.namespaces().get(RUNNER_NAMESPACE).await.context("the namespace")?;
         ensure!(self.cluster.secret(RUNNER_NAMESPACE, SECRET).await.is_none(), "there is a clone of a missing source");
-        self.page.measured(
+        self.console.measured(
             "admitted, and told at once what is missing (the time is kubectl's)",
             "namespace created without a source -> admitted with a warning (kubectl)",
             took,
@@ -198,17 +198,17 @@ The webhook listens on https://{webhook}."
     }
 
     async fn source_is_created(&mut self) -> Result<()> {
-        self.page.step("The source is created: Secret gitlab/gitlab-gitlab-runner-secret");
+        self.console.step("The source is created: Secret gitlab/gitlab-gitlab-runner-secret");
         let started = Instant::now();
         self.cluster.put_secret(SOURCE_NAMESPACE, SECRET, &FIRST).await;
         let (seen, _) = self.clones.sees("the clone", |clone| has_data(clone, &FIRST)).await?;
         self.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &FIRST).await;
-        self.page.measured("the clone is in gitlab-runner", "source created -> clone there", seen - started);
+        self.console.measured("the clone is in gitlab-runner", "source created -> clone there", seen - started);
         Ok(())
     }
 
     async fn namespace_is_created_again(&mut self) -> Result<()> {
-        self.page.step("Namespace gitlab-runner is deleted and created again");
+        self.console.step("Namespace gitlab-runner is deleted and created again");
         let former = self.clone().await?.uid();
         self.cluster.delete_namespace(RUNNER_NAMESPACE).await;
         ensure!(self.cluster.secret(RUNNER_NAMESPACE, SECRET).await.is_none(), "the clone outlived its namespace");
@@ -217,22 +217,22 @@ The webhook listens on https://{webhook}."
         let anew = |clone: &Secret| clone.uid() != former && has_data(clone, &FIRST);
         let (seen, _) = self.clones.sees("a clone in the new namespace", anew).await?;
         self.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &FIRST).await;
-        self.page.measured("the new namespace has its clone", "namespace created -> clone there", seen - started);
+        self.console.measured("the new namespace has its clone", "namespace created -> clone there", seen - started);
         Ok(())
     }
 
     async fn token_is_rotated(&mut self) -> Result<()> {
-        self.page.step("The token in the source is rotated");
+        self.console.step("The token in the source is rotated");
         let started = Instant::now();
         self.cluster.put_secret(SOURCE_NAMESPACE, SECRET, &ROTATED).await;
         let (seen, _) = self.clones.sees("the rotated token", |clone| has_data(clone, &ROTATED)).await?;
         self.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &ROTATED).await;
-        self.page.measured("the clone has the new token", "token rotated -> clone follows", seen - started);
+        self.console.measured("the clone has the new token", "token rotated -> clone follows", seen - started);
         Ok(())
     }
 
     async fn clone_is_edited(&mut self) -> Result<()> {
-        self.page.step("Somebody edits the clone");
+        self.console.step("Somebody edits the clone");
         let edit = json!({"stringData": {"runner-token": "edited by hand"}, "metadata": {"labels": null}});
         let started = Instant::now();
         let edited = self.cluster.patch_secret(RUNNER_NAMESPACE, SECRET, &edit).await;
@@ -240,25 +240,25 @@ The webhook listens on https://{webhook}."
         let restored = |clone: &Secret| has_data(clone, &ROTATED) && version(clone).is_ok_and(|now| now > edited);
         let (seen, _) = self.clones.sees("the clone as it was before", restored).await?;
         self.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &ROTATED).await;
-        self.page.measured("restored, its labels too", "clone edited -> restored", seen - started);
+        self.console.measured("restored, its labels too", "clone edited -> restored", seen - started);
         Ok(())
     }
 
     async fn clone_is_deleted(&mut self) -> Result<()> {
-        self.page.step("Somebody deletes the clone");
+        self.console.step("Somebody deletes the clone");
         let former = self.clone().await?.uid();
         let started = Instant::now();
         self.cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
         let anew = |clone: &Secret| clone.uid() != former && has_data(clone, &ROTATED);
         let (seen, _) = self.clones.sees("a new clone", anew).await?;
         self.cluster.clone_with(RUNNER_NAMESPACE, SECRET, &ROTATED).await;
-        self.page.measured("restored", "clone deleted -> restored", seen - started);
+        self.console.measured("restored", "clone deleted -> restored", seen - started);
         Ok(())
     }
 
     async fn runner_comes_with_its_namespace(&mut self) -> Result<Pod> {
-        self.page.step("Namespace gitlab-runner is deleted; then it comes with GitLab Runner in the same moment");
-        self.page.note("The Deployment is what the runner's Helm chart renders; its pod mounts the clone.");
+        self.console.step("Namespace gitlab-runner is deleted; then it comes with GitLab Runner in the same moment");
+        self.console.note("The Deployment is what the runner's Helm chart renders; its pod mounts the clone.");
         self.cluster.delete_namespace(RUNNER_NAMESPACE).await;
         let objects = fixture("deployments/gitlab-runner.yaml");
         let started = Instant::now();
@@ -273,8 +273,8 @@ The webhook listens on https://{webhook}."
         ensure!(has_data(&clone, &ROTATED), "the clone is not what its source is");
         let [clone, admitted] = in_order([version(&clone)?, version(&pod)?], "clone, pod")?;
         self.asked(1.0).await?;
-        self.page.note(&format!("revisions: namespace {fresh} < clone {clone} < pod {admitted}"));
-        self.page.measured(
+        self.console.note(&format!("revisions: namespace {fresh} < clone {clone} < pod {admitted}"));
+        self.console.measured(
             "its pod is let in after the clone is there, never before",
             "namespace and Deployment created -> manager pod let in",
             created - started,
@@ -282,7 +282,7 @@ The webhook listens on https://{webhook}."
         let name = pod.name_any();
         let runs = |pod: &Pod| pod.name_any() == name && is_running(pod);
         let (running, _) = self.pods.sees("the manager pod Running", runs).await?;
-        self.page.measured(
+        self.console.measured(
             "the pod is Running",
             "namespace and Deployment created -> manager pod Running",
             running - started,
@@ -291,7 +291,8 @@ The webhook listens on https://{webhook}."
     }
 
     async fn pods_come_with_rotations(&mut self) -> Result<()> {
-        self.page.step(&format!("The token is rotated and a pod that uses it is created at once, {ROTATIONS} times"));
+        self.console
+            .step(&format!("The token is rotated and a pod that uses it is created at once, {ROTATIONS} times"));
         self.cluster.plane.service_account_ready(RUNNER_NAMESPACE, "default").await?;
         let before = self.tool.metric(LET_IN).await.unwrap_or_default();
         let (mut slowest, mut sum) = (Duration::ZERO, Duration::ZERO);
@@ -308,7 +309,7 @@ The webhook listens on https://{webhook}."
             let order = in_order([version(&source)?, version(&clone)?, version(&pod)?], "source, clone, pod")?;
             if number == 0 {
                 let [source, clone, pod] = order;
-                self.page.note(&format!("revisions of the first: source {source} < clone {clone} < pod {pod}"));
+                self.console.note(&format!("revisions of the first: source {source} < clone {clone} < pod {pod}"));
             }
             slowest = slowest.max(took);
             sum += took;
@@ -316,17 +317,17 @@ The webhook listens on https://{webhook}."
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         self.asked(before + ROTATIONS as f64).await?;
         let mean = sum / u32::try_from(ROTATIONS)?;
-        self.page.seen("each pod was let in after its clone had the new token; the mean", mean);
-        self.page.measured("the slowest", "token rotated, pod created at once -> let in (slowest)", slowest);
+        self.console.seen("each pod was let in after its clone had the new token; the mean", mean);
+        self.console.measured("the slowest", "token rotated, pod created at once -> let in (slowest)", slowest);
         Ok(())
     }
 
     async fn pod_comes_while_the_source_is_gone(&mut self) -> Result<()> {
-        self.page.step("A pod that uses the clone is created while the source is gone");
+        self.console.step("A pod that uses the clone is created while the source is gone");
         let before = self.tool.metric(TURNED_AWAY).await.unwrap_or_default();
         let clone = self.clone().await?;
         self.cluster.delete_secret(SOURCE_NAMESPACE, SECRET).await;
-        self.page.note(&format!("$ kubectl create --namespace {RUNNER_NAMESPACE} --filename reader.yaml"));
+        self.console.note(&format!("$ kubectl create --namespace {RUNNER_NAMESPACE} --filename reader.yaml"));
         let pod = serde_json::to_string(&reader("reader-that-waits")?)?;
         let arguments = ["create", "--namespace", RUNNER_NAMESPACE, "--filename=-"];
         let kubectl = self.cluster.plane.kubectl_with_stdin(&arguments, &pod);
@@ -344,8 +345,8 @@ The webhook listens on https://{webhook}."
         };
         let (printed, back) = tokio::join!(kubectl, back);
         let (printed, took) = (printed.context("kubectl")?, back?.elapsed());
-        printed.lines().for_each(|line| self.page.note(line));
-        self.page.measured(
+        printed.lines().for_each(|line| self.console.note(line));
+        self.console.measured(
             "turned away with 429 until the source was back; kubectl tried again",
             "source back -> waiting pod let in (kubectl tries once a second)",
             took,
@@ -356,7 +357,8 @@ The webhook listens on https://{webhook}."
     }
 
     async fn ca_is_created(&mut self) -> Result<()> {
-        self.page.step("The company's CA comes, with a client certificate: Secret gitlab-runner/gitlab-runner-certs");
+        self.console
+            .step("The company's CA comes, with a client certificate: Secret gitlab-runner/gitlab-runner-certs");
         let company = ServingCertificate::issue(&self.cluster.plane.dir().join("company"));
         let (certificate, key) =
             (std::fs::read_to_string(company.cert_path())?, std::fs::read_to_string(company.key_path())?);
@@ -390,14 +392,14 @@ The webhook listens on https://{webhook}."
                 "the client certificate, too"
             );
         }
-        self.page.note(&format!("ConfigMap {RUNNER_NAMESPACE}/{CONFIGMAP_TRUST}: {KEY_CA} (the company's CA) and"));
-        self.page.note(&format!("{KEY_BUNDLE} ({} certificates: public roots, too); no key", all.len()));
-        self.page.measured(
+        self.console.note(&format!("ConfigMap {RUNNER_NAMESPACE}/{CONFIGMAP_TRUST}: {KEY_CA} (the company's CA) and"));
+        self.console.note(&format!("{KEY_BUNDLE} ({} certificates: public roots, too); no key", all.len()));
+        self.console.measured(
             "the trust bundle is published",
             "CA created -> trust bundle published",
             published - started,
         );
-        self.page.measured(
+        self.console.measured(
             "a job pod created now would get it (seen in a dry run)",
             "CA created -> injected from now on",
             injected,
@@ -406,7 +408,7 @@ The webhook listens on https://{webhook}."
     }
 
     async fn manager_restarts(&mut self, former: &Pod) -> Result<()> {
-        self.page.step("The manager pod, which came before the CA, is deleted: its Deployment makes another");
+        self.console.step("The manager pod, which came before the CA, is deleted: its Deployment makes another");
         ensure!(!shows_certs(former), "the manager pod was created with a CA that did not exist");
         let started = Instant::now();
         self.pods().delete(&former.name_any(), &DeleteParams::default().grace_period(0)).await?;
@@ -419,8 +421,8 @@ The webhook listens on https://{webhook}."
             has_variable(&pod, all, "CI_SERVER_TLS_CA_FILE", &file),
             "the manager pod was created without CI_SERVER_TLS_CA_FILE"
         );
-        self.page.note(&format!("CI_SERVER_TLS_CA_FILE={file}"));
-        self.page.measured(
+        self.console.note(&format!("CI_SERVER_TLS_CA_FILE={file}"));
+        self.console.measured(
             "it is created with the CA mounted and the variable set",
             "manager pod deleted -> next one created with the CA",
             created - started,
@@ -429,20 +431,20 @@ The webhook listens on https://{webhook}."
     }
 
     async fn job_starts(&mut self) -> Result<()> {
-        self.page.step("The runner starts a CI job: a job pod");
+        self.console.step("The runner starts a CI job: a job pod");
         let pods = self.pods();
         let started = Instant::now();
         let pod = pods.create(&PostParams::default(), &job_pod()?).await.context("the job pod")?;
         let created = started.elapsed();
         shows_trust(&pod)?;
         ensure!(!refers_to_certs(&pod), "the job pod refers to Secret {CERTS}");
-        self.page.note(&format!("{MOUNT_TRUST} and {MOUNT_JOB_CERTS}: the trust bundle"));
+        self.console.note(&format!("{MOUNT_TRUST} and {MOUNT_JOB_CERTS}: the trust bundle"));
         for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
             let is_this = |(variable, _): &(String, String)| variable == name;
             let (_, value) = variables().into_iter().find(is_this).with_context(|| name.to_owned())?;
-            self.page.note(&format!("{name}={value}"));
+            self.console.note(&format!("{name}={value}"));
         }
-        self.page.measured(
+        self.console.measured(
             "it is created with the trust bundle and no reference to that Secret",
             "job started -> job pod created with the trust bundle",
             created,
@@ -450,13 +452,13 @@ The webhook listens on https://{webhook}."
         let name = pod.name_any();
         let runs = |pod: &Pod| pod.name_any() == name && is_running(pod);
         let (running, _) = self.pods.sees("the job pod Running", runs).await?;
-        self.page.measured("the pod is Running", "job started -> job pod Running", running - started);
+        self.console.measured("the pod is Running", "job started -> job pod Running", running - started);
         pods.get(&name).await.context("the job pod")?;
         Ok(())
     }
 
     async fn nothing_is_written_at_rest(&mut self) -> Result<()> {
-        self.page.step("Nothing happens for five seconds; the API server's audit log is counted");
+        self.console.step("Nothing happens for five seconds; the API server's audit log is counted");
         let before = self.cluster.requests().await.len();
         let started = Instant::now();
         tokio::time::sleep(REST).await;
@@ -476,9 +478,9 @@ The webhook listens on https://{webhook}."
                 _ => bail!("something else was written: {} {}", write.verb, write.uri),
             }
         }
-        self.page.note(&format!("Writes in the whole story: {clones} to the clone, {bundles} to the trust bundle,"));
-        self.page.note(&format!("{certificates} to the serving CA and to caBundle."));
-        self.page.measured(
+        self.console.note(&format!("Writes in the whole story: {clones} to the clone, {bundles} to the trust bundle,"));
+        self.console.note(&format!("{certificates} to the serving CA and to caBundle."));
+        self.console.measured(
             "no write, and no request beyond its watches",
             "at rest -> no write, no request beyond watches",
             took,
