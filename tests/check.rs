@@ -346,10 +346,7 @@ async fn what_is_installed_is_held_to_the_configuration() {
     let told = fixture.finds(&[&format!("deployment {own}"), &format!("endpoints {own}")]).await;
     let admin = fixture.cluster.plane.admin_kubeconfig().to_owned();
     let (code, text) = fixture.run(&admin, &[]).await;
-    assert!(
-        code == 1 && text.contains("✗ deployment") && text.contains("how to mend it:\n    kubectl scale"),
-        "{text}"
-    );
+    assert!(code == 1 && text.contains("✗ deployment") && text.contains("remediation:\n    kubectl scale"), "{text}");
     fixture.shell(told.mend_of("deployment")).await;
     fixture.settled().await;
     let service = |app: &str| json!({"spec": {"selector": {"app.kubernetes.io/name": app}}}).to_string();

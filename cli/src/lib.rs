@@ -64,7 +64,7 @@ impl Connection {
 /// What can be done instead of serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Look at an installation and say what is wrong with it, and how to mend it. Writes nothing.
+    /// Look at an installation and report what is wrong with it, the impact and the fix. Writes nothing.
     Check(check::Arguments),
     /// Write the manifests that follow from a configuration: rights, guard, webhooks.
     Manifests(manifests::Arguments),

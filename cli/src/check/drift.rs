@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     facts::{Facts, Seen},
-    mends::{APPLY, write_anew},
+    remediation::{APPLY, write_anew},
     report::{Check, Finding},
 };
 use crate::drift::{Program, differences};
@@ -40,11 +40,11 @@ fn webhooks(subject: &str, kind: &str, there: &Value, program: &Program, config:
         subject,
         format!("differs from what the configuration says in {}", problems.join(", ")),
     )
-    .because(
+    .impact(
         "A runner namespace that no webhook selects gets no certificates and no gate; one that is selected and no \
              runner namespace waits for the program for nothing.",
     )
-    .mend(write_anew())
+    .remediation(write_anew())
 }
 
 fn guard(
@@ -57,11 +57,11 @@ fn guard(
     let subject = format!("ValidatingAdmissionPolicy {name}");
     let fault = |what: String| {
         Finding::fault(Check::Guards, subject.clone(), what)
-            .because(
+            .impact(
                 "RBAC binds what the program may write to names, not to namespaces and fields: without its guard, a \
                  stolen token of it can do more than it needs; with one for another configuration, its writes are refused.",
             )
-            .mend(if name.ends_with("-objects") { write_anew() } else { APPLY.to_owned() })
+            .remediation(if name.ends_with("-objects") { write_anew() } else { APPLY.to_owned() })
     };
     for (object, what, kind) in [
         (policy, "", "ValidatingAdmissionPolicy"),

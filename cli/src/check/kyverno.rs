@@ -13,10 +13,12 @@ pub(super) fn judge(facts: &Facts) -> Finding {
         Err(unseen) => Finding::unseen(Check::Kyverno, subject, unseen),
         Ok(false) => Finding::ok(Check::Kyverno, subject, "not there"),
         Ok(true) => Finding::fault(Check::Kyverno, subject, "is alive")
-            .because(
+            .impact(
                 "It writes the clone, too. While both agree nothing happens; but it deletes the clone when the source \
                  goes, and from Kyverno 1.19 on when the policy itself is deleted.",
             )
-            .mend("gitlab-runner-webhook migrate --dry-run   # shows how to move without a moment without the clone"),
+            .remediation(
+                "gitlab-runner-webhook migrate --dry-run   # shows how to move without a moment without the clone",
+            ),
     }
 }

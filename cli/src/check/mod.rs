@@ -10,9 +10,9 @@ mod facts;
 mod gather;
 mod kyverno;
 mod manager;
-mod mends;
 mod reach;
 mod reader;
+mod remediation;
 pub mod report;
 mod rights;
 mod runner;
@@ -124,23 +124,23 @@ async fn look(arguments: &Arguments) -> Result<Report> {
 
 fn unreachable(server: &str, unseen: &facts::Unseen) -> Finding {
     Finding::unseen(Check::Cluster, server, unseen)
-        .because("Nothing can be seen without the API server.")
-        .mend("kubectl version   # with the same kubeconfig; --kubeconfig and --context choose another cluster")
+        .impact("Nothing can be seen without the API server.")
+        .remediation("kubectl version   # with the same kubeconfig; --kubeconfig and --context choose another cluster")
 }
 
 fn judge(facts: &Facts) -> Vec<Finding> {
     let subject = facts.config_origin.as_str();
     let mut findings = serving::judge(facts);
     findings.push(kyverno::judge(facts));
-    let mend = format!(
+    let remediation = format!(
         "kubectl get configmaps -n {}\n{}\nIts configMapGenerator makes it. Each field is in docs/configuration.md.",
         facts.program.namespace,
-        mends::APPLY
+        remediation::APPLY
     );
     let fault = |what: String| {
         Finding::fault(Check::Configuration, subject, what)
-            .because("The program does not start with it. Nothing that depends on the configuration was looked at.")
-            .mend(mend)
+            .impact("The program does not start with it. Nothing that depends on the configuration was looked at.")
+            .remediation(remediation)
     };
     match &facts.config {
         Ok(config) => {
@@ -155,8 +155,10 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         Err(Refused::Missing(problem)) => findings.push(fault(problem.clone())),
         Err(Refused::Unseen(unseen)) => findings.push(
             Finding::unseen(Check::Configuration, subject, unseen)
-                .because("Nothing that depends on the configuration was looked at.")
-                .mend("Give it with --config FILE, or run the check as somebody who may read it: docs/check.md."),
+                .impact("Nothing that depends on the configuration was looked at.")
+                .remediation(
+                    "Give it with --config FILE, or run the check as somebody who may read it: docs/check.md.",
+                ),
         ),
     }
     // That nothing asks the program is one fault, not two.

@@ -131,16 +131,16 @@ pub struct Finding {
     pub subject: String,
     /// What was found.
     pub what: String,
-    /// Why it matters. Empty when all is well.
-    pub why: String,
-    /// How to mend it: a sentence, commands or YAML. Empty when all is well.
-    pub mend: String,
+    /// The impact. Empty when all is well.
+    pub impact: String,
+    /// The fix: a sentence, commands or YAML. Empty when all is well.
+    pub remediation: String,
 }
 
 impl Finding {
     pub(super) fn new(check: Check, level: Level, subject: impl Into<String>, what: impl Into<String>) -> Self {
         let (subject, what) = (subject.into(), what.into());
-        Self { check, level, subject, what, why: String::new(), mend: String::new() }
+        Self { check, level, subject, what, impact: String::new(), remediation: String::new() }
     }
 
     pub(super) fn ok(check: Check, subject: impl Into<String>, what: impl Into<String>) -> Self {
@@ -156,23 +156,23 @@ impl Finding {
     }
 
     /// Nothing can be said.
-    pub(super) fn unseen(check: Check, subject: impl Into<String>, why: impl std::fmt::Display) -> Self {
-        Self::new(check, Level::Unseen, subject, format!("could not see: {why}"))
-            .because("Without it nobody can say whether it is as it should be.")
-            .mend(
+    pub(super) fn unseen(check: Check, subject: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self::new(check, Level::Unseen, subject, format!("could not see: {problem}"))
+            .impact("Without it nobody can say whether it is as it should be.")
+            .remediation(
                 "Run the check as somebody who may read it; docs/check.md has a ClusterRole with the rights it takes.",
             )
     }
 
     #[must_use]
-    pub(super) fn because(mut self, why: impl Into<String>) -> Self {
-        self.why = why.into();
+    pub(super) fn impact(mut self, impact: impl Into<String>) -> Self {
+        self.impact = impact.into();
         self
     }
 
     #[must_use]
-    pub(super) fn mend(mut self, mend: impl Into<String>) -> Self {
-        self.mend = mend.into();
+    pub(super) fn remediation(mut self, remediation: impl Into<String>) -> Self {
+        self.remediation = remediation.into();
         self
     }
 }
@@ -187,9 +187,9 @@ impl Report {
     pub(super) fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.check);
         // The one place through which everything goes that came from the cluster or from a certificate.
-        for Finding { subject, what, why, mend, .. } in &mut findings {
+        for Finding { subject, what, impact, remediation, .. } in &mut findings {
             (*subject, *what) = (printable(subject), printable(what));
-            (*why, *mend) = (printable_lines(why), printable_lines(mend));
+            (*impact, *remediation) = (printable_lines(impact), printable_lines(remediation));
         }
         Self { findings }
     }
@@ -225,10 +225,10 @@ impl Report {
         }
         let concerned = |level: Level| self.findings.iter().filter(move |finding| finding.level == level);
         for finding in [Level::Fault, Level::Warning, Level::Unseen].into_iter().flat_map(concerned) {
-            let Finding { check, level, subject, what, why, mend } = finding;
+            let Finding { check, level, subject, what, impact, remediation } = finding;
             let head = format!("{}  {subject}: {what}", check.as_str());
             let _ = writeln!(text, "\n{} {}", sign(*level), paint("1", &head));
-            for (label, words) in [("why it matters", why), ("how to mend it", mend)] {
+            for (label, words) in [("impact", impact), ("remediation", remediation)] {
                 if !words.is_empty() {
                     let _ = writeln!(text, "  {label}:\n    {}", words.trim_end().replace('\n', "\n    "));
                 }
@@ -248,8 +248,8 @@ impl Report {
             level: finding.level.as_str(),
             subject: &finding.subject,
             what: &finding.what,
-            why: &finding.why,
-            mend: &finding.mend,
+            impact: &finding.impact,
+            remediation: &finding.remediation,
         });
         let report = ReportJson {
             schema: SCHEMA,
@@ -297,8 +297,10 @@ struct FindingJson<'a> {
     level: &'static str,
     subject: &'a str,
     what: &'a str,
-    why: &'a str,
-    mend: &'a str,
+    #[serde(rename = "why")]
+    impact: &'a str,
+    #[serde(rename = "mend")]
+    remediation: &'a str,
 }
 
 #[cfg(test)]
@@ -306,7 +308,8 @@ mod tests {
     use super::*;
 
     fn report(levels: &[Level]) -> Report {
-        let finding = |level: &Level| Finding::new(Check::Clone, *level, "a/b", "is so").because("it").mend("x\ny");
+        let finding =
+            |level: &Level| Finding::new(Check::Clone, *level, "a/b", "is so").impact("it").remediation("x\ny");
         Report::new(levels.iter().map(finding).collect())
     }
 
@@ -327,8 +330,8 @@ mod tests {
     #[test]
     fn text_has_a_line_for_each_and_a_block_for_what_is_not_well() {
         let text = report(&[Level::Ok, Level::Fault]).text(false);
-        let expected = "✓ clone  a/b: is so\n✗ clone  a/b: is so\n\n✗ clone  a/b: is so\n  why it matters:\n    it\n  \
-                        how to mend it:\n    x\n    y\n\n1 as it should be, 1 fault, 0 warnings, 0 not seen\n";
+        let expected = "✓ clone  a/b: is so\n✗ clone  a/b: is so\n\n✗ clone  a/b: is so\n  impact:\n    it\n  \
+                        remediation:\n    x\n    y\n\n1 as it should be, 1 fault, 0 warnings, 0 not seen\n";
         assert_eq!(text, expected);
         let coloured = report(&[Level::Fault]).text(true);
         assert!(coloured.starts_with("\u{1b}[31m✗\u{1b}[0m clone"), "{coloured:?}");
@@ -337,7 +340,7 @@ mod tests {
     #[test]
     fn what_a_certificate_says_does_nothing_to_a_terminal() {
         let hostile = "CN=a\u{1b}[2J\u{9b}31m\n✓ clone  all is well\u{202e}\u{2066}\r";
-        let finding = Finding::fault(Check::Certs, hostile, hostile).because(hostile).mend(hostile);
+        let finding = Finding::fault(Check::Certs, hostile, hostile).impact(hostile).remediation(hostile);
         let report = Report::new(vec![finding]);
         for text in [report.text(false), report.json()] {
             let is_bad = |char: char| char != '\n' && (char.is_control() || "\u{202e}\u{2066}".contains(char));

@@ -6,7 +6,7 @@ use gitlab_runner_webhook::config::Config;
 
 use super::{
     facts::{Facts, Grant},
-    mends::write_anew,
+    remediation::write_anew,
     report::{Check, Finding},
 };
 use crate::drift::{
@@ -57,16 +57,16 @@ fn missing(subject: &str, missing: &[(Named, Right)], grants: &[Grant], facts: &
         of_role.entry(role).or_default().push(right);
     }
     let findings = of_role.into_iter().map(|(role, rights)| {
-        let mut mend = format!("These rules belong into {role}:\n{}", yaml(&rights));
+        let mut remediation = format!("These rules belong into {role}:\n{}", yaml(&rights));
         if !grants.iter().any(|grant| grant.role == *role) {
-            let _ = write!(mend, "\nand this binding beside it:\n{}", binding(role, facts));
+            let _ = write!(remediation, "\nand this binding beside it:\n{}", binding(role, facts));
         }
-        let _ = write!(mend, "\nAll of it at once:\n{}", write_anew());
+        let _ = write!(remediation, "\nAll of it at once:\n{}", write_anew());
         Finding::fault(Check::Rights, subject, format!("lacks {}", told(&rights)))
-            .because(
+            .impact(
                 "What it may not do it does not do: the clone's state, its log and metrics name the refused request.",
             )
-            .mend(mend)
+            .remediation(remediation)
     });
     findings.collect()
 }
@@ -81,10 +81,10 @@ fn excess(subject: &str, excess: &[(usize, Right)], grants: &[Grant], form: &[Ro
         let told = format!("may, without need, {}", told(&rights));
         if *is_for_group {
             let who = format!("{binding} gives them, by {role}, to every account of the namespace.");
-            let finding = Finding::warning(Check::Rights, subject, told).because(who);
-            return Some(finding.mend("If that is the platform's way, leave it: whoever runs it knows."));
+            let finding = Finding::warning(Check::Rights, subject, told).impact(who);
+            return Some(finding.remediation("If that is the platform's way, leave it: whoever runs it knows."));
         }
-        let mend = if form.iter().any(|ours| ours.named == *role) {
+        let remediation = if form.iter().any(|ours| ours.named == *role) {
             format!("{role} is ours, and gives more than the configuration takes. Write it anew:\n{}", write_anew())
         } else {
             let flag = binding.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
@@ -96,7 +96,7 @@ fn excess(subject: &str, excess: &[(usize, Right)], grants: &[Grant], form: &[Ro
             )
         };
         let why = "Whoever steals its token, or finds a hole in it, can do that, too.";
-        Some(Finding::fault(Check::Rights, subject, told).because(why).mend(mend))
+        Some(Finding::fault(Check::Rights, subject, told).impact(why).remediation(remediation))
     });
     findings.collect()
 }

@@ -53,7 +53,7 @@ fn each_verb_that_is_taken_away_is_missed() {
                     taken = facts.rights.grants[grant].rules.as_mut().unwrap()[rule].verbs.remove(verb);
                 });
                 assert_only(&findings, &format!("fault rights: lacks {taken} "));
-                assert!(findings[0].mend.contains(&format!("verbs: [\"{taken}\"]")), "{findings:?}");
+                assert!(findings[0].remediation.contains(&format!("verbs: [\"{taken}\"]")), "{findings:?}");
             }
         }
     }
@@ -66,7 +66,7 @@ fn a_binding_that_is_missing_is_written_out() {
         &findings,
         "fault rights: lacks get deployments.apps/gitlab-runner-webhook in namespace gitlab-runner-webhook, get endpoints/",
     );
-    assert!(findings[0].mend.contains("kind: RoleBinding"), "{findings:?}");
+    assert!(findings[0].remediation.contains("kind: RoleBinding"), "{findings:?}");
     let roleless = judged(|facts| facts.rights.grants[0].rules = None);
     assert_only(&roleless, "fault rights: lacks get deployments.apps/gitlab-runner-webhook");
 }
@@ -84,7 +84,7 @@ fn what_is_too_much_is_named_with_who_gives_it() {
     ] {
         let findings = bound(rules);
         assert_only(&findings, &format!("fault rights: may, without need, {told}"));
-        assert!(findings[0].mend.contains("kubectl delete clusterrolebinding/extra"), "{findings:?}");
+        assert!(findings[0].remediation.contains("kubectl delete clusterrolebinding/extra"), "{findings:?}");
     }
     let name = "gitlab-gitlab-runner-secret";
     let same = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}]);
@@ -120,7 +120,7 @@ fn a_role_of_ours_is_written_anew_and_never_deleted() {
     assert!(!surplus.is_empty(), "{findings:?}");
     for finding in surplus {
         assert!(
-            finding.mend.contains("gitlab-runner-webhook manifests") && !finding.mend.contains("delete"),
+            finding.remediation.contains("gitlab-runner-webhook manifests") && !finding.remediation.contains("delete"),
             "{finding:?}"
         );
     }
@@ -137,5 +137,5 @@ fn what_a_platform_gives_to_every_account_is_no_fault() {
         facts.rights.grants.push(Grant { binding, role, rules: Some(vec![rules]), is_for_group: true });
     });
     assert_only(&findings, "warning rights: may, without need, get imagestreams/layers");
-    assert!(findings.iter().all(|finding| !finding.mend.contains("delete")), "{findings:?}");
+    assert!(findings.iter().all(|finding| !finding.remediation.contains("delete")), "{findings:?}");
 }

@@ -36,11 +36,11 @@ fn token(manager: &Manager, namespace: &RunnerNamespace, facts: &Facts, config: 
         if started < written {
             let what = format!("runs since {started:.0}, and {} was written at {written:.0}", spec.source());
             return Finding::fault(Check::ManagerToken, subject, what)
-                .because(
+                .impact(
                     "The runner reads its token once, when it starts, and the chart's checksum does not see the Secret: \
                      it works with the token of before until that is revoked.",
                 )
-                .mend(&*manager.restart);
+                .remediation(&*manager.restart);
         }
     }
     Finding::ok(Check::ManagerToken, subject, "started after its token was written")

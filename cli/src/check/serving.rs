@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     certificate::{Age, Certificate, is_accepted},
     facts::{Facts, Reach, Seen},
-    mends::{self, APPLY},
+    remediation::{self, APPLY},
     report::{Check, Finding, Level, counted},
 };
 use crate::rollout::Rollout;
@@ -40,38 +40,38 @@ fn deployment(facts: &Facts) -> Finding {
         Err(unseen) => Finding::unseen(Check::Deployment, subject, unseen),
         Ok(None) => {
             Finding::fault(Check::Deployment, subject, "there is no such Deployment: the program is not installed")
-                .because(FAILS_CLOSED)
-                .mend(format!("{APPLY}\nIf it lives elsewhere: --namespace."))
+                .impact(FAILS_CLOSED)
+                .remediation(format!("{APPLY}\nIf it lives elsewhere: --namespace."))
         }
         Ok(Some(found)) if found.wanted == 0 => {
             Finding::fault(Check::Deployment, subject, "is scaled to 0: the program does not run")
-                .because(FAILS_CLOSED)
-                .mend(format!("kubectl scale deployment/{APP} -n {namespace} --replicas=2"))
+                .impact(FAILS_CLOSED)
+                .remediation(format!("kubectl scale deployment/{APP} -n {namespace} --replicas=2"))
         }
         Ok(Some(found)) if found.available == 0 => {
             let (wanted, problem) = (found.wanted, problem(found));
             let what = format!("none of {wanted} replicas is available: the program does not serve{problem}");
-            Finding::fault(Check::Deployment, subject, what).because(FAILS_CLOSED).mend(look)
+            Finding::fault(Check::Deployment, subject, what).impact(FAILS_CLOSED).remediation(look)
         }
         Ok(Some(found)) if found.available < found.wanted => {
             let what = format!("{} of {} replicas are available", found.available, found.wanted);
             Finding::warning(Check::Deployment, subject, what)
-                .because("One that is left serves alone: the next node that goes takes it along.")
-                .mend(look)
+                .impact("One that is left serves alone: the next node that goes takes it along.")
+                .remediation(look)
         }
         Ok(Some(found)) if found.updated < found.wanted => {
             let (updated, wanted, problem) = (found.updated, found.wanted, problem(found));
             let what = format!("{updated} of {wanted} replicas are of the latest version{problem}");
             Finding::warning(Check::Deployment, subject, what)
-                .because("Those of before serve on, with the configuration of before.")
-                .mend(format!("kubectl rollout status deployment/{APP} -n {namespace}\n{look}"))
+                .impact("Those of before serve on, with the configuration of before.")
+                .remediation(format!("kubectl rollout status deployment/{APP} -n {namespace}\n{look}"))
         }
         Ok(Some(found)) if found.version.as_deref().is_some_and(|version| version != OWN_VERSION) => {
             let version = found.version.as_deref().unwrap_or_default();
             let what = format!("is of version {version}, and this check of {OWN_VERSION}");
             Finding::warning(Check::Deployment, subject, what)
-                .because("Rights, guards, webhooks and trust bundles are held to what the version of the check makes.")
-                .mend(format!("Run the check of version {version}, or install {OWN_VERSION}."))
+                .impact("Rights, guards, webhooks and trust bundles are held to what the version of the check makes.")
+                .remediation(format!("Run the check of version {version}, or install {OWN_VERSION}."))
         }
         Ok(Some(found)) => Finding::ok(
             Check::Deployment,
@@ -84,16 +84,16 @@ fn deployment(facts: &Facts) -> Finding {
 fn endpoints(facts: &Facts) -> Finding {
     let (namespace, service) = (&facts.program.namespace, &facts.program.service);
     let subject = format!("{namespace}/{service}");
-    let mend =
+    let remediation =
         format!("kubectl get service,endpointslices -n {namespace}   # does its selector match the pods' labels?");
     match facts.serving.endpoints {
         Err(ref unseen) => Finding::unseen(Check::Endpoints, subject, unseen),
-        Ok(None) => {
-            Finding::fault(Check::Endpoints, subject, "there is no such Service").because(FAILS_CLOSED).mend(APPLY)
-        }
+        Ok(None) => Finding::fault(Check::Endpoints, subject, "there is no such Service")
+            .impact(FAILS_CLOSED)
+            .remediation(APPLY),
         Ok(Some(0)) => Finding::fault(Check::Endpoints, subject, "the Service has no ready endpoint")
-            .because(FAILS_CLOSED)
-            .mend(mend),
+            .impact(FAILS_CLOSED)
+            .remediation(remediation),
         Ok(Some(count)) => Finding::ok(Check::Endpoints, subject, format!("{count} ready")),
     }
 }
@@ -104,22 +104,22 @@ fn reach(facts: &Facts) -> Finding {
         Reach::Answered(how) => Finding::ok(Check::Reach, subject, format!("the program answers: {how}")),
         Reach::NotTried(why) => Finding::ok(Check::Reach, subject, format!("was not tried: {why}")),
         Reach::Unseen(unseen) => Finding::unseen(Check::Reach, subject, unseen)
-            .because("Only a dry run of a pod shows whether the API server reaches the program. It creates nothing.")
-            .mend(if unseen.0.contains("forbidden") {
+            .impact("Only a dry run of a pod shows whether the API server reaches the program. It creates nothing.")
+            .remediation(if unseen.0.contains("forbidden") {
                 "It takes the right to create pods in a runner namespace: docs/check.md."
             } else {
                 "What is in the way stands above; when it is gone, run the check again."
             }),
         Reach::Silent => Finding::fault(Check::Reach, subject, "a pod is let in, and the program left no trace on it")
-            .because("It was not asked, or could not be and fails open: pods come without certificates.")
-            .mend(format!(
+            .impact("It was not asked, or could not be and fails open: pods come without certificates.")
+            .remediation(format!(
                 "kubectl logs -n kube-system -l component=kube-apiserver | grep {APP}   # \"failed calling webhook\" and why\n\
                  Is there a NetworkPolicy between the API server and port 10250 of the pods?"
             )),
         Reach::Failed(words) => {
             Finding::fault(Check::Reach, subject, format!("the program does not serve, or cannot be reached: {words}"))
-                .because(FAILS_CLOSED)
-                .mend(remedy(words, facts))
+                .impact(FAILS_CLOSED)
+                .remediation(remedy(words, facts))
         }
     }
 }
@@ -152,7 +152,7 @@ fn remedy(words: &str, facts: &Facts) -> String {
         format!(
             "caBundle and the serving certificate do not belong together: see ca-bundle and serving-ca.\n\
                  {}   # publishes caBundle anew",
-            mends::restart(facts)
+            remediation::restart(facts)
         )
     } else if words.contains("no endpoints") || words.contains("connection refused") {
         format!("Nobody listens: kubectl get pods -n {namespace}")
@@ -178,8 +178,8 @@ fn registration(facts: &Facts) -> impl Iterator<Item = Finding> {
             Err(unseen) => Finding::unseen(Check::Registration, subject, unseen),
             Ok(None) => {
                 Finding::fault(Check::Registration, subject, "is not there: the API server does not ask the program")
-                    .because("Pods come without certificates, or without the gate. Clones are kept all the same.")
-                    .mend(APPLY)
+                    .impact("Pods come without certificates, or without the gate. Clones are kept all the same.")
+                    .remediation(APPLY)
             }
             Ok(Some(there)) => Finding::ok(
                 Check::Registration,
@@ -210,8 +210,8 @@ fn ca_bundles(facts: &Facts) -> Vec<Finding> {
             let subject = format!("{kind} {}", facts.program.webhook_configuration);
             let fault = |what: String| {
                 Finding::fault(Check::CaBundle, subject.clone(), what)
-                    .because("The API server trusts no other CA: each call of the webhook fails with an x509 error.")
-                    .mend(restore(facts))
+                    .impact("The API server trusts no other CA: each call of the webhook fails with an x509 error.")
+                    .remediation(restore(facts))
             };
             let mut shown = None;
             for webhook in items(at(configuration, &["webhooks"])) {
@@ -262,7 +262,7 @@ fn restore(facts: &Facts) -> String {
     match facts.program.tls {
         TlsMode::SelfManaged => format!(
             "The program restores it within 2 s when it runs and may: see `deployment` and `rights`.\n{} | grep -i cabundle",
-            mends::logs(facts)
+            remediation::logs(facts)
         ),
         TlsMode::Files => "Whoever issues the certificate sets caBundle: cert-manager's cainjector, or \
                            certs/issue.sh --force --kubectl"
@@ -278,34 +278,34 @@ fn serving_ca(facts: &Facts) -> Vec<Finding> {
         Ok(None) => {
             return vec![
                 Finding::fault(Check::ServingCa, subject, "is not there: nothing can be served by it")
-                    .because(FAILS_CLOSED)
-                    .mend(if managed { restart(facts) } else { renew().to_owned() }),
+                    .impact(FAILS_CLOSED)
+                    .remediation(if managed { restart(facts) } else { renew().to_owned() }),
             ];
         }
         Ok(Some(Err(problem))) => {
             return vec![
                 Finding::fault(Check::ServingCa, subject, format!("its certificate is of no use: {problem}"))
-                    .because("Nothing can be issued or served by it.")
-                    .mend(if managed { restart(facts) } else { renew().to_owned() }),
+                    .impact("Nothing can be issued or served by it.")
+                    .remediation(if managed { restart(facts) } else { renew().to_owned() }),
             ];
         }
         Ok(Some(Ok(certificates))) => certificates,
     };
     let Some(first) = certificates.first() else {
-        let fault = Finding::fault(Check::ServingCa, subject, "holds no certificate").because(FAILS_CLOSED);
-        return vec![fault.mend(if managed { restart(facts) } else { renew().to_owned() })];
+        let fault = Finding::fault(Check::ServingCa, subject, "holds no certificate").impact(FAILS_CLOSED);
+        return vec![fault.remediation(if managed { restart(facts) } else { renew().to_owned() })];
     };
     let what = if managed { "serving CA" } else { "leaf" };
     let until = first.until(facts.now);
     let finding = |level: Level, told: String| Finding::new(Check::ServingCa, level, subject.clone(), told);
-    let mend = if managed { restart(facts) } else { renew().to_owned() };
+    let remediation = if managed { restart(facts) } else { renew().to_owned() };
     vec![match first.age(facts.now) {
         Age::Expired | Age::Early => finding(Level::Fault, format!("the {what} is not valid: {until}"))
-            .because("The API server refuses what is served by it.")
-            .mend(mend),
+            .impact("The API server refuses what is served by it.")
+            .remediation(remediation),
         Age::Late => finding(Level::Warning, format!("the {what} is about to end: {until}"))
-            .because("It should have been renewed with a third of its life left.")
-            .mend(mend),
+            .impact("It should have been renewed with a third of its life left.")
+            .remediation(remediation),
         Age::Valid if managed => finding(
             Level::Ok,
             format!(
@@ -332,8 +332,8 @@ fn told_by_bundle(ca: &Certificate, now: Timestamp, subject: &str) -> Finding {
     let told = format!("could not be seen; by caBundle the CA is valid {}", ca.until(now));
     match ca.age(now) {
         Age::Late => Finding::warning(Check::ServingCa, subject, told)
-            .because("It should have been renewed with a third of its life left.")
-            .mend("Look at the program's log."),
+            .impact("It should have been renewed with a third of its life left.")
+            .remediation("Look at the program's log."),
         // The check of caBundle says so.
         _ => Finding::ok(Check::ServingCa, subject, told),
     }
@@ -342,8 +342,8 @@ fn told_by_bundle(ca: &Certificate, now: Timestamp, subject: &str) -> Finding {
 fn restart(facts: &Facts) -> String {
     format!(
         "The program makes and renews it by itself: why not, its log says.\n{}\n{}",
-        mends::logs(facts),
-        mends::restart(facts)
+        remediation::logs(facts),
+        remediation::restart(facts)
     )
 }
 

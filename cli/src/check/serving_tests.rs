@@ -63,7 +63,7 @@ fn nothing_to_try_it_with_is_no_fault() {
 
 #[test]
 fn reached_or_not() {
-    for (reach, expected, mend) in [
+    for (reach, expected, remediation) in [
         (Reach::Silent, "fault reach: a pod is let in", "NetworkPolicy"),
         (Reach::Failed("x509: unknown authority".to_owned()), "fault reach: the program does not serve", "ca-bundle"),
         (Reach::Failed("connect: connection refused".to_owned()), "fault reach", "kubectl get pods"),
@@ -73,7 +73,10 @@ fn reached_or_not() {
     ] {
         let findings = judged(|facts| facts.serving.reach = reach);
         assert_only(&findings, expected);
-        assert!(findings.iter().any(|finding| finding.check == Check::Reach && finding.mend.contains(mend)), "{mend}");
+        assert!(
+            findings.iter().any(|finding| finding.check == Check::Reach && finding.remediation.contains(remediation)),
+            "{remediation}"
+        );
     }
 }
 
@@ -168,6 +171,6 @@ fn callers_are_told_and_no_fault_either_way() {
     assert!(told(Some("/client-ca/ca.crt")).contains("/client-ca/ca.crt"));
     let words = "remote error: tls: certificate required";
     let findings = judged(|facts| facts.serving.reach = Reach::Failed(words.to_owned()));
-    let mend = findings.into_iter().find(|finding| finding.check == Check::Reach).unwrap().mend;
-    assert!(mend.contains("--admission-control-config-file"), "{mend}");
+    let remediation = findings.into_iter().find(|finding| finding.check == Check::Reach).unwrap().remediation;
+    assert!(remediation.contains("--admission-control-config-file"), "{remediation}");
 }

@@ -9,7 +9,7 @@ use gitlab_runner_webhook::{
 
 use super::{
     facts::{Facts, Presence, RunnerNamespace, SecretFacts, Seen, Unseen},
-    mends::look_at_the_program,
+    remediation::look_at_the_program,
     report::{Check, Finding},
 };
 
@@ -46,7 +46,7 @@ fn source_findings(spec: &CloneSpec, source: &Seen<Option<SecretFacts>>, facts: 
     let source = match source {
         Err(unseen) => return vec![Finding::unseen(Check::Source, subject, unseen)],
         Ok(None) => {
-            let mend = if spec.holds_certs {
+            let remediation = if spec.holds_certs {
                 format!(
                     "kubectl create secret generic {} -n {} --from-file=ca.crt=company-ca.pem",
                     spec.secret, spec.from
@@ -56,19 +56,19 @@ fn source_findings(spec: &CloneSpec, source: &Seen<Option<SecretFacts>>, facts: 
                  If your GitLab keeps it elsewhere, say so in clones[].secret and clones[].from."
                     .to_owned()
             };
-            let fault = Finding::fault(Check::Source, subject, "is not there").because(
+            let fault = Finding::fault(Check::Source, subject, "is not there").impact(
                 "There is nothing to clone, so a new runner namespace has no token and its runner does not start.",
             );
-            return vec![fault.mend(mend)];
+            return vec![fault.remediation(remediation)];
         }
         Ok(Some(source)) => source,
     };
     if source.state.has_side_effects() {
         let what = format!("has type {}, which is never cloned", source.state.secret_type);
-        let fault = Finding::fault(Check::Source, subject, what).because(
+        let fault = Finding::fault(Check::Source, subject, what).impact(
             "A controller acts on Secrets of this type: a copy would be overwritten, or grant what it must not.",
         );
-        return vec![fault.mend("Keep the token in a Secret of type Opaque, and name that in clones[].secret.")];
+        return vec![fault.remediation("Keep the token in a Secret of type Opaque, and name that in clones[].secret.")];
     }
     let demanded = demanded(spec, source, facts);
     let mut findings = vec![keys(spec, source, &demanded)];
@@ -100,11 +100,11 @@ fn keys(spec: &CloneSpec, source: &SecretFacts, demanded: &BTreeSet<String>) -> 
     if !missing.is_empty() {
         let patch = missing.iter().map(|key| format!("\"{key}\":\"\"")).collect::<Vec<_>>().join(",");
         return Finding::fault(Check::Source, spec.source(), format!("has no key {}", missing.join(" and no key ")))
-            .because(
+            .impact(
                 "The runner's chart mounts runner-token and runner-registration-token, both or none: kubelet does not \
                  start the manager pod (\"references non-existent secret key\"). One of the two may be empty.",
             )
-            .mend(format!(
+            .remediation(format!(
                 "kubectl patch secret {} -n {} --type=merge -p '{{\"stringData\":{{{patch}}}}}'",
                 spec.secret, spec.from
             ));
@@ -126,26 +126,26 @@ fn token(spec: &CloneSpec, source: &SecretFacts) -> Vec<Finding> {
                 subject.clone(),
                 format!("{key} begins or ends with white space, a newline mostly"),
             )
-            .because(
+            .impact(
                 "Whoever puts it into a header as it is gets \"invalid header field for Private-Token\". `echo` and \
                      editors add a newline; clones are equal to the last byte, so each of them has it.",
             )
-            .mend(without_white_space(spec, key))
+            .remediation(without_white_space(spec, key))
         })
         .collect();
     match (is_empty(TOKEN), is_empty(REGISTRATION_TOKEN)) {
         (true, true) => findings.push(
             Finding::fault(Check::Token, subject, "runner-token and runner-registration-token are both empty")
-                .because("The runner has nothing to register or to authenticate with.")
-                .mend(authentication_token(spec)),
+                .impact("The runner has nothing to register or to authenticate with.")
+                .remediation(authentication_token(spec)),
         ),
         (true, false) => findings.push(
             Finding::warning(Check::Token, subject, "holds a registration token, and no authentication token")
-                .because(
+                .impact(
                     "GitLab has registration tokens switched off by default since 17.0: registration works only where an \
                      administrator allows them.",
                 )
-                .mend(authentication_token(spec)),
+                .remediation(authentication_token(spec)),
         ),
         (false, _) if findings.is_empty() => {
             findings.push(Finding::ok(Check::Token, subject, "an authentication token, without white space around it"));
@@ -183,11 +183,11 @@ fn namespace_finding(namespace: &RunnerNamespace) -> Finding {
         Err(unseen) => Finding::unseen(Check::RunnerNamespace, subject, unseen),
         Ok(Presence::Active) => Finding::ok(Check::RunnerNamespace, subject, "there"),
         Ok(Presence::Terminating) => Finding::warning(Check::RunnerNamespace, subject, "is being deleted")
-            .because("Nothing is written there; the next namespace of that name gets its clones.")
-            .mend("Wait for it; `kubectl get namespace NAME -o yaml` says in its conditions what it waits for."),
+            .impact("Nothing is written there; the next namespace of that name gets its clones.")
+            .remediation("Wait for it; `kubectl get namespace NAME -o yaml` says in its conditions what it waits for."),
         Ok(Presence::Absent) => Finding::warning(Check::RunnerNamespace, subject, "is not there")
-            .because("It gets its clones when it comes; until then there is no runner.")
-            .mend("Create it, or take it out of runnerNamespaces.names."),
+            .impact("It gets its clones when it comes; until then there is no runner.")
+            .remediation("Create it, or take it out of runnerNamespaces.names."),
     }
 }
 
@@ -219,8 +219,8 @@ fn clone_finding(
         (Some(source), _) if source.state.has_side_effects() => None,
         (Some(_), None) => Some(
             Finding::fault(Check::Clone, subject, "is not there, although its source is")
-                .because("The manager pod waits for it (\"Unable to mount volumes\"), and the runner does not start.")
-                .mend(look_at_the_program(facts)),
+                .impact("The manager pod waits for it (\"Unable to mount volumes\"), and the runner does not start.")
+                .remediation(look_at_the_program(facts)),
         ),
         (Some(source), Some(clone)) => Some(compare(spec, subject, source, clone, facts)),
     }
@@ -234,16 +234,16 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
         let refused = whose == Whose::Foreign && spec.on_foreign_target == OnForeignTarget::Refuse;
         let what = format!("differs from its source; {}", whose.told());
         let fault = Finding::fault(Check::Clone, subject.clone(), what)
-            .because("A runner that reads it has another token than GitLab gave out.");
-        let mend = if refused {
+            .impact("A runner that reads it has another token than GitLab gave out.");
+        let remediation = if refused {
             format!(
-                "It is left alone because onForeignTarget is refuse. Delete it and the clone takes its place:\n\
+                "It is left alone impact onForeignTarget is refuse. Delete it and the clone takes its place:\n\
                  kubectl delete secret {at}"
             )
         } else {
             look_at_the_program(facts)
         };
-        return fault.mend(mend);
+        return fault.remediation(remediation);
     }
     match whose {
         Whose::Ours => Finding::ok(Check::Clone, subject, "equals its source; ours"),
@@ -256,14 +256,14 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
             subject.clone(),
             "equals its source; still has Kyverno's labels",
         )
-        .because(
+        .impact(
             "A Kyverno that is installed later, or whose policy comes back, takes it for its own. We restore it when \
                  it differs, and otherwise leave it alone.",
         )
-        .mend(without_kyverno(clone, &at)),
+        .remediation(without_kyverno(clone, &at)),
         Whose::Foreign => Finding::warning(Check::Clone, subject, "equals its source; foreign: it lacks our marks")
-            .because("The program marks what it looks after: it did not get to this one.")
-            .mend(look_at_the_program(facts)),
+            .impact("The program marks what it looks after: it did not get to this one.")
+            .remediation(look_at_the_program(facts)),
     }
 }
 

@@ -73,12 +73,12 @@ fn clones() {
     assert_only(&with(Err(unseen())), "unseen clone: could not see");
     let kyvernos = with(Ok(Some(clone(&TOKEN, &kyverno))));
     assert_only(&kyvernos, "warning clone: equals its source; still has Kyverno's labels");
-    let mends = |findings: &[Finding], mend: &str| {
-        assert!(findings.iter().any(|finding| finding.mend.starts_with(mend)), "{findings:?}");
+    let remediation = |findings: &[Finding], remediation: &str| {
+        assert!(findings.iter().any(|finding| finding.remediation.starts_with(remediation)), "{findings:?}");
     };
-    mends(&kyvernos, "gitlab-runner-webhook migrate --policy sync-gitlab-runner-secret");
+    remediation(&kyvernos, "gitlab-runner-webhook migrate --policy sync-gitlab-runner-secret");
     let nameless = with(Ok(Some(clone(&TOKEN, &["generate.kyverno.io/rule-name=x"]))));
-    mends(
+    remediation(
         &nameless,
         "kubectl label secret gitlab-gitlab-runner-secret -n gitlab-runner generate.kyverno.io/rule-name-",
     );
@@ -93,7 +93,7 @@ fn clones() {
         Config::from_yaml("clones: [{secret: gitlab-gitlab-runner-secret, from: gitlab, onForeignTarget: refuse}]");
     let refused = judged(&refuse.unwrap(), |facts| facts.namespaces[0].clones = vec![Ok(Some(source(&edited)))]);
     assert_only(&refused, "fault clone: differs from its source; foreign");
-    assert!(refused.iter().any(|finding| finding.mend.contains("kubectl delete secret")), "{refused:?}");
+    assert!(refused.iter().any(|finding| finding.remediation.contains("kubectl delete secret")), "{refused:?}");
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub(super) fn base64(text: &str) -> String {
 pub(super) fn bad(findings: &[Finding]) -> Vec<String> {
     let bad = findings.iter().filter(|finding| finding.level != Level::Ok);
     bad.map(|finding| {
-        assert!(!finding.why.is_empty() && !finding.mend.is_empty(), "{finding:?}");
+        assert!(!finding.impact.is_empty() && !finding.remediation.is_empty(), "{finding:?}");
         format!("{} {}: {}", finding.level.as_str(), finding.check.as_str(), finding.what)
     })
     .collect()

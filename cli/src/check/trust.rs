@@ -11,7 +11,7 @@ use super::{
     certificate::{Age, Certificate},
     facts::{CertsFacts, Facts, Presence, RunnerNamespace},
     manager::Manager,
-    mends::look_at_the_program,
+    remediation::look_at_the_program,
     report::{Check, Finding, Level, counted},
 };
 
@@ -40,26 +40,28 @@ fn certs(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding
     let unreadable = found.files.iter().find_map(|(key, file)| Some((key, file.as_ref().err()?)));
     if let Some((key, problem)) = unreadable {
         return Finding::fault(Check::Certs, subject, format!("key {key} is of no use: {problem}"))
-            .because("Nothing is injected from it, and the trust bundle stays as it was. It must be PEM, not DER.")
-            .mend(format!(
+            .impact("Nothing is injected from it, and the trust bundle stays as it was. It must be PEM, not DER.")
+            .remediation(format!(
                 "openssl x509 -inform der -in company-ca.der -out company-ca.pem   # if it is DER\n{}",
                 put(config, namespace, key)
             ));
     }
     if !found.certs().has_ca() {
         return Finding::fault(Check::Certs, subject, "there is no CA certificate in it")
-            .because(WITHOUT_CA)
-            .mend(put(config, namespace, KEY_CA));
+            .impact(WITHOUT_CA)
+            .remediation(put(config, namespace, KEY_CA));
     }
     if let Some(problem) = found.state.bundle.problem() {
-        return Finding::fault(Check::Certs, subject, problem).because(WITHOUT_CA).mend("Remove what is not needed.");
+        return Finding::fault(Check::Certs, subject, problem)
+            .impact(WITHOUT_CA)
+            .remediation("Remove what is not needed.");
     }
     let ages = ages(found, facts, subject.clone(), namespace, config);
     match found.client.as_slice() {
         [one] if ages.level == Level::Ok => {
             Finding::warning(Check::Certs, subject, format!("has {one}, and not its other half"))
-                .because("A client certificate is given to the runner only with its key.")
-                .mend("Add the other of tls.crt and tls.key, or remove this one.")
+                .impact("A client certificate is given to the runner only with its key.")
+                .remediation("Add the other of tls.crt and tls.key, or remove this one.")
         }
         _ => ages,
     }
@@ -88,17 +90,17 @@ fn absent(namespace: &RunnerNamespace, config: &Config, subject: String) -> Find
     let mounts = |manager: &&Manager| manager.demands.contains_key(config.certs_secret_name.as_str());
     if let Some(manager) = managers().find(mounts) {
         return Finding::fault(Check::Certs, subject, format!("is not there, and {} mounts it", manager.shown))
-            .because(
+            .impact(
                 "The chart's volume custom-certs is not optional: a new pod stays in ContainerCreating until the Secret \
                  comes. Nor is a CA given to jobs.",
             )
-            .mend(make);
+            .remediation(make);
     }
     match managers().find_map(Manager::tls_host) {
         Some(host) => {
             Finding::warning(Check::Certs, subject, format!("is not there, and the runner calls https://{host}"))
-                .because(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
-                .mend(make)
+                .impact(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
+                .remediation(make)
         }
         None => Finding::ok(Check::Certs, subject, "is not there; no runner here calls GitLab by https"),
     }
@@ -114,15 +116,18 @@ fn ages(found: &CertsFacts, facts: &Facts, subject: String, namespace: &RunnerNa
     match (expired, of_age(Age::Late).next()) {
         (Some(each), _) if of_age(Age::Valid).chain(of_age(Age::Late)).next().is_none() => {
             Finding::fault(Check::Certs, subject, format!("no certificate in it is valid: {}", told(each)))
-                .because(WITHOUT_CA)
-                .mend(put(KEY_CA))
+                .impact(WITHOUT_CA)
+                .remediation(put(KEY_CA))
         }
         (Some(each), _) => Finding::warning(Check::Certs, subject, format!("one in it is not valid: {}", told(each)))
-            .because("It does no harm beside its successor; if it is the one that your GitLab needs, TLS fails.")
-            .mend(format!("Take it out, or put its successor beside it:\n{}", put("successor.crt"))),
+            .impact("It does no harm beside its successor; if it is the one that your GitLab needs, TLS fails.")
+            .remediation(format!("Take it out, or put its successor beside it:\n{}", put("successor.crt"))),
         (None, Some(each)) => Finding::warning(Check::Certs, subject, format!("one is about to end: {}", told(each)))
-            .because(WITHOUT_CA)
-            .mend(format!("Put its successor beside it, in the same file or a further key:\n{}", put("successor.crt"))),
+            .impact(WITHOUT_CA)
+            .remediation(format!(
+                "Put its successor beside it, in the same file or a further key:\n{}",
+                put("successor.crt")
+            )),
         (None, None) => {
             let keys: Vec<_> = found.files.keys().map(String::as_str).collect();
             let first = certificates.iter().min_by_key(|each| each.not_after);
@@ -174,8 +179,8 @@ fn host(
             subject,
             format!("reads {key}, which {} has not", config.certs_secret_name),
         )
-        .because(format!("The runner ignores a file that is missing. {WITHOUT_CA}"))
-        .mend(&*manager.restart);
+        .impact(format!("The runner ignores a file that is missing. {WITHOUT_CA}"))
+        .remediation(&*manager.restart);
     };
     let is_valid = |each: &Certificate| matches!(each.age(now), Age::Valid | Age::Late);
     // That nothing in the Secret is valid is said of the Secret.
@@ -187,17 +192,17 @@ fn host(
             subject,
             format!("reads {key} for {host}, and that is not valid: {until}"),
         )
-        .because(WITHOUT_CA)
-        .mend(put(config, namespace, key));
+        .impact(WITHOUT_CA)
+        .remediation(put(config, namespace, key));
     }
     let leaf = certificates.iter().find(|each| !each.is_ca && !each.names.is_empty());
     if let Some(leaf) = leaf.filter(|leaf| !leaf.is_for(host) && !certificates.iter().any(|each| each.is_ca)) {
         let what = format!("{key} holds a certificate for {}, and CI_SERVER_URL names {host}", leaf.names.join(", "));
         return Finding::fault(Check::CertsHost, subject, what)
-            .because(format!(
+            .impact(format!(
                 "It is a server's certificate, no CA, so it is trusted for its own names only. {WITHOUT_CA}"
             ))
-            .mend(format!("Put the CA that issued the certificate of {host} into key {KEY_CA}."));
+            .remediation(format!("Put the CA that issued the certificate of {host} into key {KEY_CA}."));
     }
     let what = format!("reads {key} for {host}; whether it issued GitLab's certificate cannot be seen from here");
     Finding::ok(Check::CertsHost, subject, what)
@@ -214,12 +219,15 @@ fn no_ca(manager: &Manager, host: &str, found: &CertsFacts, config: &Config, nam
     let can_inject = certs.ca == Ca::Valid || certs.other_cas.len() == 1;
     if config.inject.manager && !namespace.opted_out && !manager.opted_out && can_inject {
         // It came before the certificates, or while the program was away.
-        let mend = format!("The variable is set when the pod is created: let it come anew.\n{}", manager.restart);
-        return Finding::fault(Check::CertsHost, manager.shown.as_str(), what).because(WITHOUT_CA).mend(mend);
+        let remediation =
+            format!("The variable is set when the pod is created: let it come anew.\n{}", manager.restart);
+        return Finding::fault(Check::CertsHost, manager.shown.as_str(), what)
+            .impact(WITHOUT_CA)
+            .remediation(remediation);
     }
     Finding::warning(Check::CertsHost, manager.shown.as_str(), what)
-        .because(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
-        .mend(format!(
+        .impact(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
+        .remediation(format!(
             "Give the CA the name that the runner looks for, {KEY_CA} or {host}.crt:\n{}\n{}",
             put(config, namespace, &format!("{host}.crt")),
             manager.restart
@@ -241,8 +249,8 @@ fn bundle(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Option
     };
     let fault = |what: &str| {
         Finding::fault(Check::TrustBundle, subject.clone(), what)
-            .because("Job pods mount it: without it, or with an old one, jobs do not trust the CAs of today.")
-            .mend(look_at_the_program(facts))
+            .impact("Job pods mount it: without it, or with an old one, jobs do not trust the CAs of today.")
+            .remediation(look_at_the_program(facts))
     };
     Some(match &namespace.trust {
         Err(unseen) => Finding::unseen(Check::TrustBundle, subject.clone(), unseen),

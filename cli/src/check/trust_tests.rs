@@ -69,7 +69,7 @@ fn the_file_that_the_runner_reads() {
         assert_eq!(bad(&findings), [""; 0], "{ca_file:?}");
     }
     let expired = pem(&[], (-9, -1));
-    for (data, ca_file, expected, mend) in [
+    for (data, ca_file, expected, remediation) in [
         (
             vec![(host, &*ca)],
             Some(MOUNTED),
@@ -98,7 +98,7 @@ fn the_file_that_the_runner_reads() {
     ] {
         let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file)));
         assert_only(&findings, expected);
-        assert!(findings.iter().any(|finding| finding.mend.contains(mend)), "{findings:?}");
+        assert!(findings.iter().any(|finding| finding.remediation.contains(remediation)), "{findings:?}");
     }
     // A valid one beside it is no help to who reads the other.
     let beside = judged(Some(certs(&[("ca.crt", &expired), ("b.crt", &ca)])), Some(manager(URL, Some(MOUNTED))));
@@ -117,7 +117,7 @@ fn the_file_that_the_runner_reads() {
     facts.namespaces[0].managers = Ok(vec![manager(URL, None)]);
     facts.namespaces[0].opted_out = true;
     let findings = hosts(&facts.namespaces[0], facts.now, &config);
-    assert!(findings[0].mend.contains("gitlab.example.com.crt"), "nothing is injected there: {findings:?}");
+    assert!(findings[0].remediation.contains("gitlab.example.com.crt"), "nothing is injected there: {findings:?}");
     let plain = judged(Some(certs(&[("ca.crt", &ca)])), Some(manager("http://user:canary@gitlab:8181", None)));
     assert_eq!(bad(&plain), [""; 0]);
     assert!(!format!("{plain:?}").contains("canary"), "{plain:?}");
@@ -130,9 +130,9 @@ fn a_clone_is_mended_where_its_source_is() {
     let mut facts = facts(&config);
     facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", &pem(&[], (-9, -1)))])));
     let findings = judge(&facts, &config);
-    assert!(findings[0].mend.contains("gitlab-runner-certs -n infra --type=merge"), "{findings:?}");
+    assert!(findings[0].remediation.contains("gitlab-runner-certs -n infra --type=merge"), "{findings:?}");
     facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", "not PEM")])));
-    assert!(judge(&facts, &config)[0].mend.contains("-n infra"));
+    assert!(judge(&facts, &config)[0].remediation.contains("-n infra"));
 }
 
 #[test]

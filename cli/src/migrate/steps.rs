@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// A request failed.
-    #[error("{0}; mend that and run the command again: it goes on where it stopped")]
+    #[error("{0}; fix that and run the command again: it continues where it stopped")]
     Api(Problem),
     /// It is not the policy that the plan is for.
     #[error(
@@ -45,7 +45,7 @@ pub enum StepError {
     #[error("{0} was made by the policy since the plan; run the command again, which takes it over, too")]
     Late(String),
     /// Somebody else did not do its part in time.
-    #[error("waited {seconds} s in vain: {what}; run the command again when that is mended")]
+    #[error("waited {seconds} s in vain: {what}; run the command again when that is fixed")]
     InVain {
         /// What was waited for, and what is there instead.
         what: String,
