@@ -1,5 +1,5 @@
-//! What the watches of a process share: the way to the API server, whose turn it is to try it when it is away, one
-//! large list at a time, and how far the API server's history has come.
+//! What the watches of a process share: the way to the API server, whose turn it is to try it when it is away, how many
+//! large lists at a time, and how far the API server's history has come.
 
 use std::{
     sync::{
@@ -12,6 +12,10 @@ use std::{
 use kube::Client;
 use tokio::sync::{Mutex, Semaphore, watch};
 
+/// Large lists at a time. Each holds one object, of at most 1 MiB and a few copies. One after the other, each would wait up to
+/// 100 ms: so often, at most, an API server asks etcd how far a resource has come, before it answers a list from its cache
+/// (`progressRequestPeriod` in `k8s.io/apiserver/pkg/storage/cacher`).
+const LISTS: usize = 4;
 /// Between two times that every watch is told to list anew.
 const BETWEEN_REWINDS: Duration = Duration::from_mins(1);
 
@@ -23,7 +27,7 @@ pub struct WatchClient {
 }
 
 pub(super) struct WatchShared {
-    /// For lists that can be large: one at a time, so that memory is bounded by one object.
+    /// For lists that can be large.
     pub lists: Arc<Semaphore>,
     /// Whoever holds it may try an API server that is away, and knows how often that was in vain. So a process makes one
     /// attempt at a time, however many watches it has.
@@ -49,7 +53,7 @@ impl WatchClient {
     pub fn new(client: Client) -> Self {
         let history = RevisionHistory::new();
         let shared = WatchShared {
-            lists: Arc::new(Semaphore::new(1)),
+            lists: Arc::new(Semaphore::new(LISTS)),
             turn: Mutex::new(0),
             recoveries: AtomicU64::new(0),
             history,
