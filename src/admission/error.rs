@@ -38,7 +38,7 @@ pub enum ReviewError {
     Version,
     /// Another object.
     #[error("expected kind AdmissionReview of apiVersion admission.k8s.io/v1")]
-    PodKind,
+    Kind,
     /// A field that each review has is not there.
     #[error("the AdmissionReview has no {field}")]
     Missing {
@@ -66,7 +66,7 @@ impl ReviewError {
             Self::ContentType => "content-type",
             Self::Json { .. } => "not-json",
             Self::Version => "version",
-            Self::PodKind => "kind",
+            Self::Kind => "kind",
             Self::Missing { .. } => "incomplete",
             Self::Uid { .. } => "uid",
             Self::Answer => "answer",
@@ -82,7 +82,7 @@ impl ReviewError {
             Self::CutOff
             | Self::Json { .. }
             | Self::Version
-            | Self::PodKind
+            | Self::Kind
             | Self::Missing { .. }
             | Self::Uid { .. } => 400,
             Self::Answer => 500,

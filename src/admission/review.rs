@@ -84,7 +84,7 @@ impl Request {
         match (review.api_version.as_str(), review.kind.as_str()) {
             (API_VERSION, KIND) => {}
             ("admission.k8s.io/v1beta1", KIND) => return Err(ReviewError::Version),
-            _ => return Err(ReviewError::PodKind),
+            _ => return Err(ReviewError::Kind),
         }
         let request = review.request.ok_or(ReviewError::Missing { field: "request" })?;
         let required = [
