@@ -37,7 +37,7 @@
 //! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |
 //! | [`telemetry`] | logs, metrics, health | `config` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
-//! | `backoff`, `brake`, `crypto`, `digest`, `json`, `pem`, `wiped` | when something is tried or written again; cryptography, content, raw JSON, certificates, Secret data that is overwritten | nothing |
+//! | `backoff`, `brake`, `crypto`, `digest`, `pem`, `wiped` | when something is tried or written again; cryptography, content, certificates, Secret data that is overwritten | nothing |
 //! | [`run`] | puts the parts together | everything |
 //!
 //! Files that say PURE in their first line import no tokio, axum or kube client and take the time as an
@@ -52,7 +52,6 @@ mod crypto;
 mod digest;
 #[cfg(test)]
 mod explore;
-pub mod json;
 pub mod names;
 pub mod pem;
 pub mod pki;

@@ -1,10 +1,9 @@
 //! The program's own Deployment in a cluster: what it was told, and where its files are from. PURE.
 
-use gitlab_runner_webhook::{
-    json::{at, items},
-    names::APP,
-};
+use gitlab_runner_webhook::names::APP;
 use serde_json::Value;
+
+use crate::json::{at, items};
 
 /// The Deployment's container of ours.
 #[derive(Clone, Debug)]

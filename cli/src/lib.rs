@@ -11,6 +11,7 @@
 pub mod check;
 pub mod drift;
 mod installed;
+mod json;
 pub mod manifests;
 pub mod migrate;
 mod rollout;

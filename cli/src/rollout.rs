@@ -1,7 +1,8 @@
 //! How the program's own Deployment does, by its status. PURE.
 
-use gitlab_runner_webhook::json::{at, items};
 use serde_json::Value;
+
+use crate::json::{at, items};
 
 /// A Deployment on its way to the replicas that it is to have.
 #[derive(Clone, Debug, Default)]

@@ -31,6 +31,12 @@ pub enum ReviewError {
         /// Column of that line.
         column: usize,
     },
+    /// More elements of lists and maps than any pod has.
+    #[error("the object has more than {limit} elements in lists and maps that decide what is done with it")]
+    TooComplex {
+        /// The limit.
+        limit: usize,
+    },
     /// A version that was removed from Kubernetes in 1.22.
     #[error(
         "admission.k8s.io/v1beta1 is not spoken here: set admissionReviewVersions: [v1] in the webhook configuration"
@@ -65,6 +71,7 @@ impl ReviewError {
             Self::CutOff => "cut-off",
             Self::ContentType => "content-type",
             Self::Json { .. } => "not-json",
+            Self::TooComplex { .. } => "too-complex",
             Self::Version => "version",
             Self::Kind => "kind",
             Self::Missing { .. } => "incomplete",
@@ -76,15 +83,12 @@ impl ReviewError {
     /// The HTTP status that says it.
     pub fn status(&self) -> u16 {
         match self {
-            Self::TooLarge { .. } => 413,
+            Self::TooLarge { .. } | Self::TooComplex { .. } => 413,
             Self::TooSlow { .. } => 408,
             Self::ContentType => 415,
-            Self::CutOff
-            | Self::Json { .. }
-            | Self::Version
-            | Self::Kind
-            | Self::Missing { .. }
-            | Self::Uid { .. } => 400,
+            Self::CutOff | Self::Json { .. } | Self::Version | Self::Kind | Self::Missing { .. } | Self::Uid { .. } => {
+                400
+            }
             Self::Answer => 500,
         }
     }

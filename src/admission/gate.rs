@@ -105,7 +105,7 @@ impl Gate {
     }
 
     /// Decides on a pod, before `deadline` is over.
-    pub(crate) async fn review(&self, request: &Request, deadline: Duration) -> Decision {
+    pub(crate) async fn review(&self, request: Request<'_>, deadline: Duration) -> Decision {
         let kind = PodKind::of(&request.object, &self.config);
         let Ok(namespace) = request.namespace.parse::<NamespaceName>() else { return allow("other-request") };
         if self.config.gate.give_up_after.is_zero() {
@@ -118,11 +118,14 @@ impl Gate {
         let clones = self.config.clones.iter();
         let clones: Vec<_> =
             clones.filter(|spec| used.contains(spec.secret.as_str()) && spec.from != namespace).collect();
+        let dry_run = request.dry_run;
+        // It takes more memory than its bytes: it is not kept while the pod waits.
+        drop(request);
         if clones.is_empty() {
             return allow("no-reference");
         }
         let looks = join_all(clones.iter().map(|spec| async {
-            if request.dry_run {
+            if dry_run {
                 return remembered(&self.snapshot.load(), spec, &namespace).into();
             }
             timeout(deadline, self.wait_for(spec, &namespace)).await.unwrap_or(GateState::Unknown.into())

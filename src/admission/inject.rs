@@ -1,7 +1,7 @@
 //! Which certificates a pod gets, as a patch that only appends. PURE.
 //!
 //! Whatever is there stays: volumes, mounts and variables of the user win. Nothing is injected that
-//! could dangle, for a variable that points at a missing file breaks more than it mends. Applied to
+//! could dangle, for a variable that points at a missing file breaks more than it repairs. Applied to
 //! its own result, it adds nothing; applied to a pod that got another container since, only that.
 
 mod job;
@@ -16,12 +16,12 @@ pub use manager::host;
 
 use super::{
     kind::PodKind,
-    pod::{append, has_room, is_windows, mounts_volume, volume},
+    pod::{append, is_windows, mounts_volume, volume},
+    pod_view::{ContainerView, ObjectList, PodView, VariableView, VolumeView},
     review::Warning,
 };
 use crate::{
     config::Config,
-    json::{at, items},
     names::{CONFIGMAP_TRUST, LABEL_INJECT},
     snapshot::Snapshot,
     trust::{Ca, Certs},
@@ -91,7 +91,13 @@ impl InjectReason {
 }
 
 /// Decides what a pod that is being created in `namespace` gets.
-pub(crate) fn inject(pod: &Value, kind: PodKind, namespace: &str, snapshot: &Snapshot, config: &Config) -> Injection {
+pub(crate) fn inject(
+    pod: &PodView<'_>,
+    kind: PodKind,
+    namespace: &str,
+    snapshot: &Snapshot,
+    config: &Config,
+) -> Injection {
     let enabled = match kind {
         PodKind::Manager => config.inject.manager,
         PodKind::Job => config.inject.jobs,
@@ -101,7 +107,7 @@ pub(crate) fn inject(pod: &Value, kind: PodKind, namespace: &str, snapshot: &Sna
         return Injection::none(InjectReason::Disabled);
     }
     // The label on a namespace is for the webhook configuration: its pods never get here.
-    if at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false") {
+    if pod.metadata.labels.get(LABEL_INJECT) == Some("false") {
         return Injection::none(InjectReason::OptedOut);
     }
     if is_windows(pod) {
@@ -132,10 +138,12 @@ struct Refusal {
 /// What one kind of pod is to get.
 trait Injector {
     /// Whether this one of the ordinary containers gets certificates.
-    fn concerns(&self, container: &Value, all: &Value) -> bool;
+    fn concerns(&self, container: &ContainerView<'_>, all: &ObjectList<ContainerView<'_>>) -> bool;
     /// What one container lacks.
-    fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle>;
-    /// The volume that the mounts of all [`Additions`] show.
+    fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle>;
+    /// The name of the volume that the mounts of all [`Additions`] show.
+    fn volume_name(&self) -> &'static str;
+    /// That volume.
     fn volume(&self) -> Value;
     /// What is said about a container that gets nothing.
     fn refused(&self, obstacle: &Obstacle) -> String {
@@ -188,7 +196,7 @@ fn injector<'a>(
             _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),
             (_, Some(Certs { unreadable: Some(key), .. })) => {
-                refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; mend it"))
+                refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; fix it"))
             }
             (_, Some(certs)) if !certs.has_ca() => missing("has no CA; add ca.crt"),
             _ => refuse(
@@ -201,7 +209,7 @@ fn injector<'a>(
         _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
         None => missing("is missing; create it with ca.crt"),
         Some(certs) if certs.ca == Ca::Invalid => {
-            refuse(InjectReason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; mend it"))
+            refuse(InjectReason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; fix it"))
         }
         Some(certs) if !certs.has_ca() => missing("has no ca.crt; add it"),
         Some(certs) => Ok(Box::new(manager::ManagerInjector::new(certs, config))),
@@ -214,23 +222,18 @@ fn refuse_not_loaded<T>(namespace: &str, config: &Config) -> Result<T, Refusal> 
     Err(Refusal { reason: InjectReason::CertsNotLoaded, problem })
 }
 
-fn carry_out(injector: &dyn Injector, pod: &Value) -> Injection {
-    let containers = at(pod, &["spec", "containers"]);
+fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
+    let containers = &pod.spec.containers;
     let mut operations = Vec::new();
     let mut warnings = Vec::new();
     let mut kept = BTreeSet::new();
     let mut reason = InjectReason::NoContainer;
     let mut uses_our_volume = false;
-    for (index, container) in items(containers).enumerate() {
+    for (index, container) in containers.iter().enumerate() {
         if !injector.concerns(container, containers) {
             continue;
         }
-        let additions = if has_room(container, "volumeMounts") && has_room(container, "env") {
-            injector.additions(pod, container)
-        } else {
-            Err(Obstacle::Blocked("its volumeMounts or env is not a list"))
-        };
-        match additions {
+        match injector.additions(pod, container) {
             Ok(additions) => {
                 if reason == InjectReason::NoContainer {
                     reason = InjectReason::Present;
@@ -240,8 +243,8 @@ fn carry_out(injector: &dyn Injector, pod: &Value) -> Injection {
                 kept.extend(additions.kept);
                 let index = index.to_string();
                 let path = ["spec", "containers", &index];
-                operations.extend(append(container, &path, "volumeMounts", additions.mounts));
-                operations.extend(append(container, &path, "env", additions.variables));
+                operations.extend(append(container.volume_mounts.is_there(), &path, "volumeMounts", additions.mounts));
+                operations.extend(append(container.env.is_there(), &path, "env", additions.variables));
             }
             Err(obstacle) => {
                 reason = obstacle.reason();
@@ -249,9 +252,9 @@ fn carry_out(injector: &dyn Injector, pod: &Value) -> Injection {
             }
         }
     }
-    let ours = injector.volume();
-    if uses_our_volume && volume(pod, at(&ours, &["name"]).as_str().unwrap_or_default()).is_none() {
-        operations.splice(0..0, append(at(pod, &["spec"]), &["spec"], "volumes", vec![ours]));
+    if uses_our_volume && volume(pod, injector.volume_name()).is_none() {
+        let ours = vec![injector.volume()];
+        operations.splice(0..0, append(pod.spec.volumes.is_there(), &["spec"], "volumes", ours));
     }
     if !operations.is_empty() {
         reason = InjectReason::Injected;
@@ -264,13 +267,12 @@ fn carry_out(injector: &dyn Injector, pod: &Value) -> Injection {
 }
 
 /// Whether our volume is still to be added. It may be there from an earlier invocation.
-fn may_add_volume(pod: &Value, name: &str, is_ours: impl Fn(&Value) -> bool) -> Result<bool, Obstacle> {
+fn may_add_volume(pod: &PodView<'_>, name: &str, is_ours: impl Fn(&VolumeView<'_>) -> bool) -> Result<bool, Obstacle> {
     match volume(pod, name) {
         Some(volume) if is_ours(volume) => Ok(false),
         Some(_) => Err(Obstacle::Blocked("it has another volume of our name")),
         None if mounts_volume(pod, name) => Err(Obstacle::Blocked("it mounts a volume of our name")),
-        None if has_room(at(pod, &["spec"]), "volumes") => Ok(true),
-        None => Err(Obstacle::Blocked("its volumes is not a list")),
+        None => Ok(true),
     }
 }
 
@@ -292,31 +294,23 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
     (!names.is_empty()).then(|| Warning::new(format!("already set, so kept: {}{more}", shown.join(", "))))
 }
 
-/// The variable of this name in a container. The last of several counts, as kubelet has it.
-/// Names of the variables whose presence or value decides what a pod gets.
-pub(super) fn variables(config: &Config) -> BTreeSet<String> {
-    let configured = config.variables.additive.iter().chain(&config.variables.replacing).cloned();
-    configured.chain(job::VARIABLES.iter().chain(&manager::VARIABLES).map(|name| (*name).to_owned())).collect()
-}
-
 /// The variables of a container by name; of two with one name, the one that counts: the last.
-fn environment(container: &Value) -> HashMap<&str, &Value> {
-    let variables = items(at(container, &["env"]));
-    variables.filter_map(|variable| Some((at(variable, &["name"]).as_str()?, variable))).collect()
+fn environment<'a>(container: &'a ContainerView<'_>) -> HashMap<&'a str, &'a VariableView<'a>> {
+    container.env.iter().map(|variable| (&*variable.name, variable)).collect()
 }
 
-fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a Value> {
-    items(at(container, &["env"])).filter(|variable| at(variable, &["name"]).as_str() == Some(name)).last()
+/// The variable of this name in a container. The last of several counts, as kubelet has it.
+fn variable<'a>(container: &'a ContainerView<'_>, name: &str) -> Option<&'a VariableView<'a>> {
+    container.env.iter().rfind(|variable| &*variable.name == name)
 }
 
-fn has_name(container: &Value, names: &[&str]) -> bool {
-    at(container, &["name"]).as_str().is_some_and(|name| names.contains(&name))
+fn has_name(container: &ContainerView<'_>, names: &[&str]) -> bool {
+    names.contains(&&*container.name)
 }
 
 /// Whether a service mesh added this container.
-fn is_of_mesh(container: &Value) -> bool {
-    has_name(container, &["istio-proxy", "istio-init", "istio-validation"])
-        || at(container, &["name"]).as_str().is_some_and(|name| name.starts_with("linkerd-"))
+fn is_of_mesh(container: &ContainerView<'_>) -> bool {
+    has_name(container, &["istio-proxy", "istio-init", "istio-validation"]) || container.name.starts_with("linkerd-")
 }
 
 impl Obstacle {

@@ -1,6 +1,8 @@
 use serde_json::json;
 
-use super::{super::*, ADDITIVE, REPLACING, SECRET, applied, certs, config, job, run, seen, texts, variables};
+use super::{
+    super::*, ADDITIVE, REPLACING, SECRET, applied, certs, config, inject, items, job, run, seen, texts, variables,
+};
 use crate::{
     names::{KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
     trust::Trust,
@@ -176,9 +178,9 @@ fn a_volume_of_our_name_that_shows_something_else_is_not_used() {
 #[test]
 fn two_hundred_containers_are_not_two_hundred_warnings() {
     let mut pod = job();
-    let user = |index| json!({"name": "build", "env": [{"name": "PIP_CERT", "value": index}]});
-    let blocked = |index: usize| json!({"name": "helper", "env": {"x": index}});
-    pod["spec"]["containers"] = (0..100).flat_map(|index| [user(index), blocked(index)]).collect();
+    let user = |index: usize| json!({"name": "build", "env": [{"name": "PIP_CERT", "value": index.to_string()}]});
+    let blocked = json!({"name": "helper", "volumeMounts": [{"name": "x", "mountPath": "/etc/gitlab-runner-webhook"}]});
+    pod["spec"]["containers"] = (0..100).flat_map(|index| [user(index), blocked.clone()]).collect();
     let injection = run(&pod, PodKind::Job, &certs(false));
     assert_eq!(injection.warnings.len(), 2);
     let after = applied(&pod, &injection);

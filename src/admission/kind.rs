@@ -3,21 +3,17 @@
 //! Labels such as `app` cannot tell: Big Bang puts `app: gitlab-runner` on job pods, too. What the
 //! runner's Kubernetes executor and the runner chart always write can.
 
-use serde_json::Value;
-
-use crate::{
-    config::Config,
-    json::{at, items},
-};
+use super::pod_view::{ContainerView, PodView, VolumeView};
+use crate::config::Config;
 
 /// On each job pod since GitLab Runner 17.9; no configuration or CI job can override it.
 pub const LABEL_JOB: &str = "job.runner.gitlab.com/pod";
-/// On each job pod since GitLab Runner 15.9.
-pub(super) const ANNOTATION_JOB: &str = "job.runner.gitlab.com/id";
 /// On each job pod of any version, `runner-<token>-project-<id>-concurrent-<n>`.
 const LABEL_JOB_LEGACY: &str = "pod";
 /// On each pause pod of the autoscaler, since GitLab Runner 18.11.
 const LABEL_PAUSE: &str = "runner.gitlab.com/pause-pod";
+/// The container of a job pod that runs the job's script.
+pub(super) const BUILD: &str = "build";
 /// What the runner chart starts in the manager pod.
 const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
@@ -35,17 +31,20 @@ pub enum PodKind {
 }
 
 impl PodKind {
-    /// Looks at a pod of any shape: at admission nothing has been validated yet.
-    pub fn of(pod: &Value, config: &Config) -> Self {
-        let label = |name: &str| text(at(pod, &["metadata", "labels", name]));
+    /// Tells the kind of a pod.
+    pub fn of(pod: &PodView<'_>, config: &Config) -> Self {
+        let label = |name: &str| pod.metadata.labels.get(name);
         if label(LABEL_PAUSE) == Some("true") {
             Self::Pause
         } else if label(LABEL_JOB).is_some()
-            || text(at(pod, &["metadata", "annotations", ANNOTATION_JOB])).is_some()
-            || label(LABEL_JOB_LEGACY).is_some_and(|name| name.starts_with("runner-")) && has_build(pod)
+            || pod.metadata.annotations.job.is_some()
+            || label(LABEL_JOB_LEGACY).is_some_and(|name| name.starts_with("runner-"))
+                && containers(pod).any(|container| &*container.name == BUILD)
         {
             Self::Job
-        } else if containers(pod).any(runs_entrypoint) || volumes(pod).any(|volume| holds_clone(volume, config)) {
+        } else if containers(pod).any(runs_entrypoint)
+            || pod.spec.volumes.iter().any(|volume| holds_clone(volume, config))
+        {
             Self::Manager
         } else {
             Self::Other
@@ -64,35 +63,21 @@ impl PodKind {
 }
 
 /// Whether this container runs the runner chart's entrypoint.
-pub fn runs_entrypoint(container: &Value) -> bool {
-    let mut words = items(at(container, &["command"])).chain(items(at(container, &["args"])));
-    words.any(|word| text(word).is_some_and(|word| word.contains(ENTRYPOINT)))
+pub fn runs_entrypoint(container: &ContainerView<'_>) -> bool {
+    container.command.iter().chain(container.args.iter()).any(|word| word.contains(ENTRYPOINT))
 }
 
 /// Whether a volume shows a clone with a runner's token: directly, or among the sources of a projected volume. A clone
 /// of `certsSecretName` says nothing: anybody may want certificates.
-fn holds_clone(volume: &Value, config: &Config) -> bool {
+fn holds_clone(volume: &VolumeView<'_>, config: &Config) -> bool {
     let holds_token =
         |name: &str| config.clones.iter().any(|clone| !clone.holds_certs && clone.secret.as_str() == name);
-    let is_clone = |name: &Value| text(name).is_some_and(holds_token);
-    is_clone(at(volume, &["secret", "secretName"]))
-        || items(at(volume, &["projected", "sources"])).any(|source| is_clone(at(source, &["secret", "name"])))
+    let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
+    projected.chain(&volume.secret).any(|secret| holds_token(&secret.name))
 }
 
-fn has_build(pod: &Value) -> bool {
-    containers(pod).any(|container| text(at(container, &["name"])) == Some("build"))
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    items(at(pod, &["spec", "containers"]))
-}
-
-fn volumes(pod: &Value) -> impl Iterator<Item = &Value> {
-    items(at(pod, &["spec", "volumes"]))
-}
-
-fn text(value: &Value) -> Option<&str> {
-    value.as_str()
+fn containers<'a>(pod: &'a PodView<'_>) -> impl Iterator<Item = &'a ContainerView<'a>> {
+    pod.spec.containers.iter()
 }
 
 #[cfg(test)]
@@ -142,7 +127,7 @@ mod tests {
             ),
         ];
         for (pod, kind) in table {
-            assert_eq!(PodKind::of(&pod, &Config::default()), kind, "{pod}");
+            assert_eq!(PodKind::of(&PodView::of(&pod).unwrap(), &Config::default()), kind, "{pod}");
         }
     }
 
@@ -154,12 +139,13 @@ mod tests {
                 json!([{"secret": {"secretName": secret}}, {"projected": {"sources": [{"secret": {"name": secret}}]}}]);
             json!({"spec": {"volumes": volumes}})
         };
-        assert_eq!(PodKind::of(&with("gitlab-runner-certs"), &config), PodKind::Other);
-        assert_eq!(PodKind::of(&with("gitlab-gitlab-runner-secret"), &config), PodKind::Manager);
+        let of = |pod: &serde_json::Value| PodKind::of(&PodView::of(pod).unwrap(), &config);
+        assert_eq!(of(&with("gitlab-runner-certs")), PodKind::Other);
+        assert_eq!(of(&with("gitlab-gitlab-runner-secret")), PodKind::Manager);
     }
 
     #[test]
-    fn any_shape_is_some_kind() {
+    fn null_is_like_absent_and_another_type_is_refused() {
         let odd = [json!(null), json!([]), json!("x"), json!(7), json!({}), json!([null, 1, "x", {}])];
         for value in &odd {
             for pod in [
@@ -169,7 +155,11 @@ mod tests {
                 json!({"metadata": {"labels": {"pod": value, "runner.gitlab.com/pause-pod": value}}}),
                 json!({"spec": {"containers": [{"command": value, "args": value}], "volumes": [{"projected": {"sources": value}}]}}),
             ] {
-                assert_eq!(PodKind::of(&pod, &Config::default()), PodKind::Other, "{pod}");
+                let is_of_its_type = value.is_null() || *value == json!({}) && pod == *value;
+                match PodView::of(&pod) {
+                    Ok(view) => assert_eq!(PodKind::of(&view, &Config::default()), PodKind::Other, "{pod}"),
+                    Err(_) => assert!(!is_of_its_type, "{pod}"),
+                }
             }
         }
     }

@@ -7,15 +7,15 @@ mod error;
 mod gate;
 mod inject;
 mod kind;
-mod lean;
 mod namespace;
 mod pod;
+mod pod_view;
 mod references;
 mod review;
 mod singleflight;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,6 +29,7 @@ pub use error::ReviewError;
 pub use inject::host;
 pub use kind::{LABEL_JOB, PodKind, runs_entrypoint};
 pub use pod::shows;
+pub use pod_view::{ContainerView, MountView, PodView};
 
 use self::{
     gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE, PAUSE},
@@ -57,8 +58,6 @@ pub struct Admission {
     snapshot: SharedSnapshot,
     gate: Gate,
     metrics: Metrics,
-    /// Variables of a pod whose values matter.
-    names: Arc<BTreeSet<String>>,
 }
 
 /// The webhooks that are served.
@@ -87,8 +86,7 @@ impl Admission {
     /// Admission by this configuration and what the watches publish; the gate asks by these requests.
     pub fn new(config: Arc<Config>, snapshot: SharedSnapshot, requests: Requests, metrics: Metrics) -> Self {
         let gate = Gate::new(Arc::clone(&config), snapshot.clone(), requests, metrics.gate_wait.clone());
-        let names = Arc::new(inject::variables(&config));
-        Self { config, snapshot, gate, metrics, names }
+        Self { config, snapshot, gate, metrics }
     }
 
     /// Answers one review, or says why it could not be read.
@@ -124,19 +122,20 @@ impl Admission {
         );
 
         let mut outcome = ("error", "");
-        let answer = match body.and_then(|body| Request::read(&body, &self.names)) {
-            Err(error) => Err(error),
-            Ok(request) => {
-                span.record("uid", &request.uid).record("namespace", logged(&request.namespace));
-                span.record("name", logged(request.display_name()));
-                let decision = self.decide(webhook, &request, deadline).await;
-                outcome = (decision.word(), decision.reason);
-                if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
-                    span.record("source_version", version);
-                }
-                decision.write(&request.uid)
+        let answer = async {
+            let body = body?;
+            let request = Request::read(&body)?;
+            span.record("uid", &request.uid).record("namespace", logged(&request.namespace));
+            span.record("name", logged(request.display_name()));
+            let uid = request.uid.clone();
+            let decision = self.decide(webhook, request, &body, deadline).await?;
+            outcome = (decision.word(), decision.reason);
+            if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
+                span.record("source_version", version);
             }
+            decision.write(&uid)
         };
+        let answer = answer.await;
         let _entered = span.enter();
         if let Err(error) = &answer {
             outcome = ("error", error.reason());
@@ -151,48 +150,60 @@ impl Admission {
         answer
     }
 
-    async fn decide(&self, webhook: Webhook, request: &Request, deadline: Duration) -> Decision {
+    async fn decide(
+        &self,
+        webhook: Webhook,
+        request: Request<'_>,
+        body: &[u8],
+        deadline: Duration,
+    ) -> Result<Decision, ReviewError> {
         match webhook {
-            Webhook::MutatePods if request.creates("Pod") => self.pod(request, deadline).await,
+            Webhook::MutatePods if request.creates("Pod") => self.pod(request, body, deadline).await,
             Webhook::MutateNamespaces if request.creates("Namespace") => {
-                namespace::review(&request.object, &self.config, &self.snapshot.load())
+                Ok(namespace::review(&request.object, &self.config, &self.snapshot.load()))
             }
-            Webhook::ValidatePods if request.creates("Pod") => self.gate.review(request, deadline).await,
+            Webhook::ValidatePods if request.creates("Pod") => Ok(self.gate.review(request, deadline).await),
             // The webhook configuration asks for more than it should.
             Webhook::MutatePods | Webhook::MutateNamespaces | Webhook::ValidatePods => {
-                Decision { reason: "other-request", ..Decision::default() }
+                Ok(Decision { reason: "other-request", ..Decision::default() })
             }
         }
     }
 
-    async fn pod(&self, request: &Request, deadline: Duration) -> Decision {
+    async fn pod(&self, mut request: Request<'_>, body: &[u8], deadline: Duration) -> Result<Decision, ReviewError> {
         let kind = PodKind::of(&request.object, &self.config);
-        self.certs_settle(kind, &request.namespace, deadline).await;
+        if self.is_unsettled(kind, &request.namespace) {
+            let namespace = request.namespace.clone();
+            // It takes more memory than its bytes: it is not kept while the pod waits.
+            drop(request);
+            self.certs_settle(kind, &namespace, deadline).await;
+            request = Request::read(body)?;
+        }
         let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
-        Decision {
+        Ok(Decision {
             verdict: Verdict::Allow(injection.patch),
             reason: injection.reason.as_str(),
             warnings: injection.warnings,
             audit: BTreeMap::from([("pod", kind.as_str().to_owned())]),
+        })
+    }
+
+    /// Whether certificates are about to be read, or a trust bundle is about to be put right: without them the pod would trust
+    /// nothing of the company for as long as it lives.
+    fn is_unsettled(&self, kind: PodKind, namespace: &str) -> bool {
+        let snapshot = self.snapshot.load();
+        let is_unread = snapshot.certs_unread.contains(namespace);
+        match kind {
+            PodKind::Manager => self.config.inject.manager && is_unread,
+            PodKind::Job => self.config.inject.jobs && (is_unread || snapshot.trust_unsettled.contains(namespace)),
+            PodKind::Pause | PodKind::Other => false,
         }
     }
 
-    /// Waits a moment where certificates are about to be read, or a trust bundle is about to be put right: without them the
-    /// pod would trust nothing of the company for as long as it lives.
+    /// Waits a moment for that.
     async fn certs_settle(&self, kind: PodKind, namespace: &str, deadline: Duration) {
         let started = Instant::now();
-        let is_unsettled = || {
-            let snapshot = self.snapshot.load();
-            match kind {
-                PodKind::Manager => self.config.inject.manager && snapshot.certs_unread.contains(namespace),
-                PodKind::Job => {
-                    self.config.inject.jobs
-                        && (snapshot.certs_unread.contains(namespace) || snapshot.trust_unsettled.contains(namespace))
-                }
-                PodKind::Pause | PodKind::Other => false,
-            }
-        };
-        while is_unsettled() && started.elapsed() < PATIENCE.min(deadline) {
+        while self.is_unsettled(kind, namespace) && started.elapsed() < PATIENCE.min(deadline) {
             sleep(PAUSE).await;
         }
     }

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use kube::core::SelectorExt as _;
-use serde_json::Value;
 
-use super::review::{Decision, Warning};
+use super::{
+    pod_view::PodView,
+    review::{Decision, Warning},
+};
 use crate::{
     config::{Config, RunnerNamespaces},
-    json::at,
     names::LABEL_NAMESPACE_NAME,
     snapshot::{Snapshot, SourcePresence},
 };
 
 /// Looks at a namespace that is being created. It is always let in, unchanged.
-pub(super) fn review(namespace: &Value, config: &Config, snapshot: &Snapshot) -> Decision {
+pub(super) fn review(namespace: &PodView<'_>, config: &Config, snapshot: &Snapshot) -> Decision {
     let (reason, warnings) = if is_runner_namespace(namespace, &config.runner_namespaces) {
         let warnings = missing_sources(config, snapshot);
         (if warnings.is_empty() { "runner-namespace" } else { "source-missing" }, warnings)
@@ -32,24 +33,24 @@ fn missing_sources(config: &Config, snapshot: &Snapshot) -> Vec<Warning> {
         .collect()
 }
 
-fn is_runner_namespace(namespace: &Value, runner_namespaces: &RunnerNamespaces) -> bool {
-    let labels: BTreeMap<String, String> = at(namespace, &["metadata", "labels"])
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect();
+fn is_runner_namespace(namespace: &PodView<'_>, runner_namespaces: &RunnerNamespaces) -> bool {
+    let labels = namespace.metadata.labels.iter();
+    let labels: BTreeMap<String, String> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     // The API server sets this label when it reads a namespace, with the name as its value.
-    let name = labels.get(LABEL_NAMESPACE_NAME).map(String::as_str).or(at(namespace, &["metadata", "name"]).as_str());
-    name.is_some_and(|name| runner_namespaces.names.contains(name))
+    let name = labels.get(LABEL_NAMESPACE_NAME).map_or(&*namespace.metadata.name, String::as_str);
+    runner_namespaces.names.contains(name)
         || runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn review(namespace: &Value, config: &Config, snapshot: &Snapshot) -> Decision {
+        super::review(&PodView::of(namespace).unwrap(), config, snapshot)
+    }
 
     fn snapshot(view: SourcePresence) -> Snapshot {
         let clone = &Config::default().clones[0];
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn any_shape_will_do() {
-        for odd in [json!(null), json!([1]), json!("x"), json!({"metadata": {"labels": [1], "name": 7}})] {
+        for odd in [json!({}), json!({"metadata": null}), json!({"metadata": {"labels": null, "name": null}})] {
             assert_eq!(review(&odd, &Config::default(), &Snapshot::default()).reason, "other-namespace");
         }
     }

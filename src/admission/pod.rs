@@ -1,57 +1,46 @@
-//! Raw pods: what is mounted where, and patches that only append. PURE.
-//!
-//! At admission a pod has not been validated: any field may be absent, null or of another type.
+//! Pods: what is mounted where, and patches that only append. PURE.
 
 use std::path::{Path, PathBuf};
 
 use json_patch::{AddOperation, PatchOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
-use crate::json::{at, items};
+use super::pod_view::{ContainerView, FilesView, MountView, PodView, VolumeView};
 
 /// The volume of this name.
-pub(super) fn volume<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
-    items(at(pod, &["spec", "volumes"])).find(|volume| at(volume, &["name"]).as_str() == Some(name))
+pub(super) fn volume<'a>(pod: &'a PodView<'_>, name: &str) -> Option<&'a VolumeView<'a>> {
+    pod.spec.volumes.iter().find(|volume| &*volume.name == name)
 }
 
 /// Whether the pod is for Windows nodes, by any of the ways in which it can ask for them.
-pub(super) fn is_windows(pod: &Value) -> bool {
-    let spec = at(pod, &["spec"]);
-    let is_os = |name: &Value| matches!(name.as_str(), Some("kubernetes.io/os" | "beta.kubernetes.io/os"));
-    let is = |name: &Value| name.as_str() == Some("windows");
-    let required = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
-    is(at(spec, &["os", "name"]))
-        || ["kubernetes.io/os", "beta.kubernetes.io/os"].iter().any(|label| is(at(spec, &["nodeSelector", label])))
-        || items(at(spec, &required)).flat_map(|term| items(at(term, &["matchExpressions"]))).any(|expression| {
-            is_os(at(expression, &["key"]))
-                && at(expression, &["operator"]).as_str() == Some("In")
-                && items(at(expression, &["values"])).any(is)
+pub(super) fn is_windows(pod: &PodView<'_>) -> bool {
+    const LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+    const WINDOWS: &str = "windows";
+    let terms = &pod.spec.affinity.node_affinity.required.node_selector_terms;
+    &*pod.spec.os.name == WINDOWS
+        || LABELS.iter().any(|label| pod.spec.node_selector.get(label) == Some(WINDOWS))
+        || terms.iter().flat_map(|term| &term.match_expressions).any(|expression| {
+            LABELS.contains(&&*expression.key)
+                && &*expression.operator == "In"
+                && expression.values.iter().any(|value| &**value == WINDOWS)
         })
 }
 
 /// Whether some container mounts a volume of this name, be it there or not.
-pub(super) fn mounts_volume(pod: &Value, name: &str) -> bool {
-    let containers = ["containers", "initContainers"].iter().flat_map(|list| items(at(pod, &["spec", list])));
-    let mut mounts = containers.flat_map(|container| items(at(container, &["volumeMounts"])));
-    mounts.any(|mount| at(mount, &["name"]).as_str() == Some(name))
+pub(super) fn mounts_volume(pod: &PodView<'_>, name: &str) -> bool {
+    let mut containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    containers.any(|container| container.volume_mounts.iter().any(|mount| &*mount.name == name))
 }
 
-/// Whether `object` can be given more elements of its field `array`: an object in which that field
-/// is an array, absent or null.
-pub(super) fn has_room(object: &Value, array: &str) -> bool {
-    object.is_object() && (at(object, &[array]).is_null() || at(object, &[array]).is_array())
-}
-
-/// Appends to the field `array` of the object at `path`. Only where [`has_room`] holds, and once for
-/// each array: the second time it would be there.
-pub(super) fn append(object: &Value, path: &[&str], array: &str, added: Vec<Value>) -> Vec<PatchOperation> {
+/// Appends to the list `list` of the object at `path`, once for each list: the second time it would be there.
+pub(super) fn append(is_there: bool, path: &[&str], list: &str, added: Vec<Value>) -> Vec<PatchOperation> {
     let add = |last: &[&str], value| {
-        let path = PointerBuf::from_tokens(path.iter().chain(&[array]).chain(last).copied());
+        let path = PointerBuf::from_tokens(path.iter().chain(&[list]).chain(last).copied());
         PatchOperation::Add(AddOperation { path, value })
     };
     if added.is_empty() {
         Vec::new()
-    } else if at(object, &[array]).is_array() {
+    } else if is_there {
         added.into_iter().map(|value| add(&["-"], value)).collect()
     } else {
         vec![add(&[], Value::Array(added))]
@@ -66,7 +55,7 @@ pub(super) enum MountPlace<'a> {
     /// A volume.
     Mounted {
         /// The mount.
-        mount: &'a Value,
+        mount: &'a MountView<'a>,
     },
     /// Something is mounted below it: a mount here would take the place of the user's arrangement.
     Below,
@@ -77,11 +66,11 @@ pub(super) enum MountPlace<'a> {
 
 impl<'a> MountPlace<'a> {
     /// Looks at the mounts of a container.
-    pub(super) fn of(pod: &Value, container: &'a Value, path: &str) -> Self {
+    pub(super) fn of(pod: &PodView<'_>, container: &'a ContainerView<'_>, path: &str) -> Self {
         let path = Path::new(path);
-        let mut around: Option<(PathBuf, &Value)> = None;
+        let mut around: Option<(PathBuf, &MountView<'_>)> = None;
         let mut below = false;
-        for mount in items(at(container, &["volumeMounts"])) {
+        for mount in &container.volume_mounts {
             let Some(at) = mount_path(mount) else { continue };
             if at == path {
                 return Self::Mounted { mount };
@@ -100,38 +89,35 @@ impl<'a> MountPlace<'a> {
 }
 
 /// Paths are compared by their parts: the chart writes a slash at the end, users may not.
-fn mount_path(mount: &Value) -> Option<PathBuf> {
-    let path = at(mount, &["mountPath"]).as_str().filter(|path| !path.is_empty())?;
+fn mount_path(mount: &MountView<'_>) -> Option<PathBuf> {
+    let path = Some(&*mount.mount_path).filter(|path| !path.is_empty())?;
     // kubelet takes a relative path as one from the root.
     Some(Path::new("/").join(path).components().collect())
 }
 
 /// Directories are made in an emptyDir without asking anyone; in other volumes that may fail
 /// (read-only, squashed root) or last longer than the pod.
-fn is_writable(pod: &Value, mount: &Value) -> bool {
-    let volume = at(mount, &["name"]).as_str().and_then(|name| volume(pod, name));
-    volume.is_some_and(|volume| at(volume, &["emptyDir"]).is_object())
-        && at(mount, &["readOnly"]).as_bool() != Some(true)
+fn is_writable(pod: &PodView<'_>, mount: &MountView<'_>) -> bool {
+    volume(pod, &mount.name).is_some_and(|volume| volume.empty_dir.is_some()) && !mount.read_only
+}
+
+impl MountView<'_> {
+    /// Whether it shows a part of its volume only.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.sub_path.is_empty() || !self.sub_path_expr.is_empty()
+    }
 }
 
 /// Whether a mount shows this key of a Secret as a file of the same name.
-pub fn shows(pod: &Value, mount: &Value, secret: &str, key: &str) -> bool {
-    let part = |field: &str| at(mount, &[field]).as_str().is_some_and(|path| !path.is_empty());
-    if part("subPath") || part("subPathExpr") {
-        return false;
-    }
-    let Some(volume) = at(mount, &["name"]).as_str().and_then(|name| volume(pod, name)) else { return false };
-    let holds = |source: &Value, name: &str| at(source, &[name]).as_str() == Some(secret) && selects(source, key);
-    holds(at(volume, &["secret"]), "secretName")
-        || items(at(volume, &["projected", "sources"])).any(|source| holds(at(source, &["secret"]), "name"))
+pub fn shows(pod: &PodView<'_>, mount: &MountView<'_>, secret: &str, key: &str) -> bool {
+    let Some(volume) = volume(pod, &mount.name).filter(|_| !mount.is_partial()) else { return false };
+    let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
+    volume.secret.iter().chain(projected).any(|source| &*source.name == secret && selects(source, key))
 }
 
 /// Without `items`, or with none in it, a volume has each key as a file.
-fn selects(source: &Value, key: &str) -> bool {
-    at(source, &["items"]).is_null()
-        || at(source, &["items"]).as_array().is_some_and(Vec::is_empty)
-        || items(at(source, &["items"]))
-            .any(|item| at(item, &["key"]).as_str() == Some(key) && at(item, &["path"]).as_str() == Some(key))
+fn selects(source: &FilesView<'_>, key: &str) -> bool {
+    source.items.is_empty() || source.items.iter().any(|item| &*item.key == key && &*item.path == key)
 }
 
 #[cfg(test)]
@@ -154,29 +140,21 @@ mod tests {
             ),
         ];
         for (object, expected) in table {
-            assert!(has_room(&object, "env"));
-            let operations = append(&object, &["a", "b/c"], "env", vec![json!(1), json!(2)]);
+            let operations = append(object["env"].is_array(), &["a", "b/c"], "env", vec![json!(1), json!(2)]);
             assert_eq!(json!(operations), expected);
         }
-        assert!(append(&json!({}), &[], "env", Vec::new()).is_empty());
-    }
-
-    #[test]
-    fn there_is_no_room_in_what_is_not_an_array() {
-        for object in [json!({"env": {}}), json!({"env": "x"}), json!([]), json!(null), json!("x")] {
-            assert!(!has_room(&object, "env"), "{object}");
-        }
+        assert!(append(false, &[], "env", Vec::new()).is_empty());
     }
 
     #[test]
     fn places() {
-        let pod = json!({"spec": {"volumes": [
-            {"name": "scratch", "emptyDir": {}},
-            {"name": "secret", "secret": {"secretName": "s"}},
-        ]}});
         let mounted = |mounts: Value| {
-            let container = json!({"volumeMounts": mounts});
-            match MountPlace::of(&pod, &container, "/etc/x/certs") {
+            let pod = json!({"spec": {
+                "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "secret", "secret": {"secretName": "s"}}],
+                "containers": [{"volumeMounts": mounts}],
+            }});
+            let pod = PodView::of(&pod).unwrap();
+            match MountPlace::of(&pod, pod.spec.containers.iter().next().unwrap(), "/etc/x/certs") {
                 MountPlace::Free => "free",
                 MountPlace::Mounted { .. } => "mounted",
                 MountPlace::Below => "below",
@@ -185,8 +163,7 @@ mod tests {
         };
         let table = [
             (json!(null), "free"),
-            (json!("x"), "free"),
-            (json!([null, 1, {"mountPath": 7}, {"mountPath": ""}]), "free"),
+            (json!([{}, {"mountPath": null}, {"mountPath": ""}]), "free"),
             (json!([{"mountPath": "/etc/x/certs2", "name": "secret"}]), "free"),
             (json!([{"mountPath": "/etc/x/certs", "name": "secret"}]), "mounted"),
             (json!([{"mountPath": "//etc/./x/certs/", "name": "secret"}]), "mounted"),
@@ -212,7 +189,10 @@ mod tests {
             volume["name"] = json!("v");
             let mut mount = mount;
             mount["name"] = json!("v");
-            shows(&json!({"spec": {"volumes": [volume]}}), &mount, "s", "ca.crt")
+            let pod = json!({"spec": {"volumes": [volume], "containers": [{"volumeMounts": [mount]}]}});
+            let pod = PodView::of(&pod).unwrap();
+            let container = pod.spec.containers.iter().next().unwrap();
+            shows(&pod, container.volume_mounts.iter().next().unwrap(), "s", "ca.crt")
         };
         let table = [
             (json!({"secret": {"secretName": "s"}}), json!({}), true),
@@ -223,7 +203,6 @@ mod tests {
             (json!({"secret": {"secretName": "s", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}), json!({}), true),
             (json!({"secret": {"secretName": "s", "items": [{"key": "ca.crt", "path": "x"}]}}), json!({}), false),
             (json!({"secret": {"secretName": "s", "items": []}}), json!({}), true),
-            (json!({"secret": {"secretName": "s", "items": "x"}}), json!({}), false),
             (json!({"projected": {"sources": [{}, {"secret": {"name": "s"}}]}}), json!({}), true),
             (json!({"projected": {"sources": [{"configMap": {"name": "s"}}]}}), json!({}), false),
             (json!({"configMap": {"name": "s"}}), json!({}), false),

@@ -2,26 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
-use crate::json::{at, items};
+use super::pod_view::{FilesView, PodView};
 
 /// Names of the Secrets that a pod's volumes, variables and image pulls refer to.
 ///
 /// `optional` references count, too: a pod that can start without the Secret is still to start with the current one.
-pub(crate) fn references(pod: &Value) -> BTreeSet<&str> {
-    let spec = at(pod, &["spec"]);
-    let volumes = items(at(spec, &["volumes"])).flat_map(|volume| {
-        let projected = items(at(volume, &["projected", "sources"])).map(|source| at(source, &["secret", "name"]));
-        projected.chain([at(volume, &["secret", "secretName"])])
+pub(super) fn references<'a>(pod: &'a PodView<'_>) -> BTreeSet<&'a str> {
+    let spec = &pod.spec;
+    let volumes = spec.volumes.iter().flat_map(|volume| {
+        let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
+        projected.chain(&volume.secret).map(|secret: &FilesView<'_>| &*secret.name)
     });
-    let containers = ["containers", "initContainers"].into_iter().flat_map(|kind| items(at(spec, &[kind])));
-    let variables = containers.flat_map(|container| {
-        let env = items(at(container, &["env"])).map(|env| at(env, &["valueFrom", "secretKeyRef", "name"]));
-        env.chain(items(at(container, &["envFrom"])).map(|from| at(from, &["secretRef", "name"])))
+    let variables = spec.containers.iter().chain(&spec.init_containers).flat_map(|container| {
+        let env = container.env.iter().map(|variable| &*variable.value_from.secret_key_ref.name);
+        env.chain(container.env_from.iter().map(|from| &*from.secret_ref.name))
     });
-    let pulls = items(at(spec, &["imagePullSecrets"])).map(|pull| at(pull, &["name"]));
-    volumes.chain(variables).chain(pulls).filter_map(Value::as_str).collect()
+    let pulls = spec.image_pull_secrets.iter().map(|pull| &*pull.name);
+    volumes.chain(variables).chain(pulls).filter(|name| !name.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -52,18 +49,18 @@ mod tests {
             "imagePullSecrets": [{"name": "pull"}],
         }});
         let expected = ["volume", "projected", "init-env-from", "env", "env-from", "pull"];
-        assert_eq!(references(&pod), expected.into_iter().collect());
+        assert_eq!(references(&PodView::of(&pod).unwrap()), expected.into_iter().collect());
     }
 
     #[test]
-    fn any_shape_will_do() {
+    fn nothing_is_used_where_nothing_is_named() {
         for pod in [
-            json!(null),
+            json!({}),
             json!({"spec": null}),
-            json!({"spec": {"volumes": null, "containers": [null, 1, {"env": "x", "envFrom": [null]}]}}),
-            json!({"spec": {"volumes": [{"secret": "s"}, {"projected": {"sources": null}}], "imagePullSecrets": {}}}),
+            json!({"spec": {"volumes": null, "containers": [{"env": null, "envFrom": [{"secretRef": null}]}]}}),
+            json!({"spec": {"volumes": [{"projected": {"sources": null}}], "imagePullSecrets": [{"name": ""}]}}),
         ] {
-            assert!(references(&pod).is_empty(), "{pod}");
+            assert!(references(&PodView::of(&pod).unwrap()).is_empty(), "{pod}");
         }
     }
 }

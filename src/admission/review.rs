@@ -1,20 +1,18 @@
 //! `AdmissionReview` v1: bytes in, bytes out.
 //!
-//! Only what is needed is read, so that later API servers may add fields; the object stays raw
-//! JSON, because patches name places in it and hostile pods have any shape.
+//! Only what is needed is read, so that later API servers may add fields.
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use json_patch::Patch;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
 
-use super::{error::ReviewError, lean};
+use super::{
+    error::ReviewError,
+    pod_view::{self, MAX_ELEMENTS, PodView},
+};
 
 /// The only version that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -23,7 +21,7 @@ const KIND: &str = "AdmissionReview";
 const MAX_UID: usize = 128;
 
 /// The part of a request that decisions are made from.
-pub(crate) struct Request {
+pub(crate) struct Request<'a> {
     pub(crate) uid: String,
     pub(crate) kind: GroupVersionKind,
     pub(crate) sub_resource: String,
@@ -31,8 +29,7 @@ pub(crate) struct Request {
     pub(crate) namespace: String,
     pub(crate) operation: String,
     pub(crate) dry_run: bool,
-    /// Of the object, what decisions are made from; see `lean`.
-    pub(crate) object: Value,
+    pub(crate) object: PodView<'a>,
 }
 
 /// A request as it comes.
@@ -53,8 +50,8 @@ struct Wire<'a> {
     operation: String,
     #[serde(default)]
     dry_run: bool,
-    #[serde(borrow, default)]
-    object: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "pod_view::optional")]
+    object: Option<PodView<'a>>,
 }
 
 /// The kind of the object under review.
@@ -66,9 +63,9 @@ pub(crate) struct GroupVersionKind {
     kind: String,
 }
 
-impl Request {
-    /// Reads a review. `names` are those of the variables in a pod that matter.
-    pub(crate) fn read(body: &[u8], names: &BTreeSet<String>) -> Result<Self, ReviewError> {
+impl<'a> Request<'a> {
+    /// Reads a review.
+    pub(crate) fn read(body: &'a [u8]) -> Result<Self, ReviewError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Review<'a> {
@@ -80,7 +77,8 @@ impl Request {
             request: Option<Wire<'a>>,
         }
 
-        let review: Review<'_> = serde_json::from_slice(body).map_err(|error| not_json(&error))?;
+        pod_view::allow_elements();
+        let review: Review<'_> = serde_json::from_slice(body).map_err(|error| unread(&error))?;
         match (review.api_version.as_str(), review.kind.as_str()) {
             (API_VERSION, KIND) => {}
             ("admission.k8s.io/v1beta1", KIND) => return Err(ReviewError::Version),
@@ -99,9 +97,8 @@ impl Request {
         if request.uid.len() > MAX_UID || !request.uid.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ReviewError::Uid { limit: MAX_UID });
         }
-        let object = request.object.map(|object| lean::object(object.get(), names));
-        let object = object.transpose().map_err(|error| not_json(&error))?.unwrap_or_default();
-        let Wire { uid, kind, sub_resource, name, namespace, operation, dry_run, .. } = request;
+        let Wire { uid, kind, sub_resource, name, namespace, operation, dry_run, object } = request;
+        let object = object.unwrap_or_default();
         Ok(Self { uid, kind, sub_resource, name, namespace, operation, dry_run, object })
     }
 
@@ -114,13 +111,15 @@ impl Request {
 
     /// The name, or the prefix of a name that the API server is still to make.
     pub(crate) fn display_name(&self) -> &str {
-        let prefix = || self.object.pointer("/metadata/generateName").and_then(Value::as_str);
-        if self.name.is_empty() { prefix().unwrap_or_default() } else { &self.name }
+        if self.name.is_empty() { &self.object.metadata.generate_name } else { &self.name }
     }
 }
 
 /// Its text would repeat what was sent.
-fn not_json(error: &serde_json::Error) -> ReviewError {
+fn unread(error: &serde_json::Error) -> ReviewError {
+    if error.is_data() && pod_view::has_too_many_elements() {
+        return ReviewError::TooComplex { limit: MAX_ELEMENTS };
+    }
     ReviewError::Json {
         problem: match error.classify() {
             serde_json::error::Category::Io | serde_json::error::Category::Syntax => "bad syntax",
@@ -262,12 +261,14 @@ impl fmt::Display for Warning {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn read(review: &Value) -> Result<Request, ReviewError> {
-        Request::read(review.to_string().as_bytes(), &BTreeSet::new())
+    /// Without an object, what is read borrows nothing.
+    fn read(review: &Value) -> Result<Request<'static>, ReviewError> {
+        let body = review.to_string();
+        Request::read(body.as_bytes()).map(|request| Request { object: PodView::default(), ..request })
     }
 
     fn answer(decision: Decision) -> Value {
@@ -276,18 +277,19 @@ mod tests {
 
     #[test]
     fn reads_what_it_needs_and_tolerates_the_rest() {
-        let request = read(&json!({
+        let body = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "future": 1,
             "request": {
                 "uid": "u1", "operation": "CREATE", "kind": {"group": "", "version": "v1", "kind": "Pod", "x": 1},
                 "namespace": "n", "dryRun": true, "userInfo": {"username": "a"}, "future": {},
                 "object": {"metadata": {"generateName": "p-"}, "spec": {"future": null, "volumes": null}},
             },
-        }))
-        .unwrap_or_else(|error| panic!("{error}"));
+        })
+        .to_string();
+        let request = Request::read(body.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
         assert!(request.creates("Pod") && !request.creates("Namespace"));
         assert_eq!((request.uid.as_str(), request.namespace.as_str(), request.display_name()), ("u1", "n", "p-"));
-        assert_eq!(request.object["spec"], json!({"volumes": null}));
+        assert!(!request.object.spec.volumes.is_there());
     }
 
     #[test]
@@ -326,7 +328,7 @@ mod tests {
             (without("").replace(r#""uid":"u""#, r#""uid":"hunter2\n""#), "uid", "128 bytes"),
         ];
         for (body, reason, expects) in table {
-            let Err(error) = Request::read(body.as_bytes(), &BTreeSet::new()) else { panic!("{body}") };
+            let Err(error) = Request::read(body.as_bytes()) else { panic!("{body}") };
             let text = error.to_string();
             assert_eq!((error.reason(), error.status()), (reason, 400), "{text}");
             assert!(text.contains(expects) && !text.contains("hunter2"), "{text}");

@@ -1,4 +1,4 @@
-//! Reading a review: room is taken as it comes in, and that of its parsed form before it is parsed.
+//! Reading a review: room is taken as it comes in.
 
 use std::{pin::pin, sync::Arc};
 
@@ -15,24 +15,19 @@ use super::{
     budget::{Budget, Full, Held},
     limits::Limits,
     peer::Peer,
-    tree::Tree,
 };
 use crate::admission::ReviewError;
 
 const MIB: usize = 1024 * 1024;
 
-/// A review that was read, and the room that it takes.
+/// A review that was read, and the room that it takes. What is parsed of it is borrowed from it, but for a bounded number of
+/// elements.
 pub(super) struct RawReview {
     pub(super) body: Bytes,
     /// Whether to parse it takes long enough to hold up others on the same thread.
     pub(super) is_large: bool,
-    pub(super) room: Room,
-}
-
-/// Room for one review. Given back when dropped.
-pub(super) struct Room {
-    _bytes: Held,
-    _tree: Held,
+    /// Given back when dropped.
+    pub(super) room: Held,
 }
 
 /// Why a review was not read to its end.
@@ -42,11 +37,6 @@ pub(super) enum Unread {
     Bad(ReviewError),
     /// There is no room now.
     Busy(&'static str),
-    /// It would never fit.
-    TooComplex {
-        /// The limit in bytes.
-        limit: usize,
-    },
 }
 
 /// Reads reviews into the memory that they may take together.
@@ -54,20 +44,12 @@ pub(super) enum Unread {
 pub(super) struct Reader {
     limits: Arc<Limits>,
     bodies: Arc<Budget>,
-    /// Small reviews never queue behind large ones.
-    usual_trees: Arc<Budget>,
-    large_trees: Arc<Budget>,
 }
 
 impl Reader {
     pub(super) fn new(limits: Limits) -> Self {
-        let Limits { reviews, reviews_of_one, reviews_reserve, usual_trees, large_trees, grace, .. } = limits;
-        Self {
-            bodies: Budget::new(reviews, reviews_of_one, reviews_reserve, grace),
-            usual_trees: Budget::new(usual_trees, usual_trees / 4 * 3, 0, grace),
-            large_trees: Budget::new(large_trees, large_trees, 0, grace),
-            limits: Arc::new(limits),
-        }
+        let Limits { reviews, reviews_of_one, reviews_reserve, grace, .. } = limits;
+        Self { bodies: Budget::new(reviews, reviews_of_one, reviews_reserve, grace), limits: Arc::new(limits) }
     }
 
     /// Reads the review of a request.
@@ -88,23 +70,14 @@ impl Reader {
             }
         };
         let seconds = self.limits.body.as_secs();
-        let (body, memory) = read.unwrap_or(Err(Unread::Bad(ReviewError::TooSlow { seconds })))?;
-        let is_large = memory > self.limits.usual_tree;
-        let tree = if is_large { &self.large_trees } else { &self.usual_trees }.holder(peer, false);
-        tree.is_whole();
-        tree.grow(memory, self.limits.room_wait).await.map_err(|Full| Unread::Busy("parsing"))?;
-        Ok(RawReview { body, is_large, room: Room { _bytes: bytes, _tree: tree } })
+        let body = read.unwrap_or(Err(Unread::Bad(ReviewError::TooSlow { seconds })))?;
+        Ok(RawReview { is_large: body.len() > MIB, body, room: bytes })
     }
 
-    async fn read_body(
-        &self,
-        request: Request,
-        announced: Option<usize>,
-        bytes: &Held,
-    ) -> Result<(Bytes, usize), Unread> {
+    async fn read_body(&self, request: Request, announced: Option<usize>, bytes: &Held) -> Result<Bytes, Unread> {
         let first = announced.unwrap_or_default().min(self.limits.first_piece);
         let mut pieces = request.into_body().into_data_stream();
-        let (mut body, mut tree) = (Vec::new(), Tree::default());
+        let mut body = Vec::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|_| Unread::Bad(ReviewError::CutOff))?;
             let needed = body.len() + piece.len();
@@ -120,13 +93,9 @@ impl Reader {
                 body.reserve_exact(capacity - body.len());
             }
             body.extend_from_slice(&piece);
-            tree.feed(&piece);
-            if tree.memory() > self.limits.large_trees {
-                return Err(Unread::TooComplex { limit: self.limits.large_trees });
-            }
         }
         bytes.is_whole();
-        Ok((body.into(), tree.memory()))
+        Ok(body.into())
     }
 
     fn fits(&self, bytes: usize) -> Result<(), Unread> {

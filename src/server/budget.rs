@@ -17,6 +17,9 @@ use tokio::{
 
 use super::peer::Peer;
 
+/// So many times longer a body is safe from another one of its own address.
+const OWN: u32 = 8;
+
 /// Bytes that may be held together.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -216,11 +219,25 @@ impl BudgetState {
     fn make_room(&mut self, budget: &Budget, id: u64, to: usize, now: Instant) {
         let Some(holder) = self.holders.get(&id) else { return };
         let (peer, is_large, (of_one, of_all)) = (holder.peer, holder.is_large, self.excess(budget, holder, to));
+        // One at a time of those of an address: else each of them makes the others leave, and nobody is served.
+        let is_another = |(other, waiting): (&u64, &Holder)| {
+            *other < id
+                && waiting.wants.is_some()
+                && !waiting.evicted
+                && (waiting.peer, waiting.is_large) == (peer, is_large)
+        };
+        if self.holders.iter().any(is_another) {
+            return;
+        }
         let mine = self.of(peer) + to.saturating_sub(holder.bytes);
         let mut needed = of_one.max(of_all);
         while needed > 0 {
             let eligible = self.holders.iter().filter(|(other, holder)| {
-                let is_slow = holder.is_arriving && !holder.evicted && now.duration_since(holder.began) >= budget.grace;
+                // One of the same address that has its room is on its way; one that waits is not.
+                let patience = if holder.peer == peer && holder.wants.is_none() { OWN } else { 1 };
+                let is_slow = holder.is_arriving
+                    && !holder.evicted
+                    && now.duration_since(holder.began) >= budget.grace * patience;
                 let is_fair = if of_one > 0 { holder.peer == peer } else { self.of(holder.peer) > mine };
                 **other != id && holder.bytes > 0 && is_slow && is_fair && (holder.is_large || !is_large)
             });

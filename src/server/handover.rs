@@ -23,11 +23,11 @@ const MEMORY: usize = 65_536;
 #[derive(Clone, Debug)]
 pub struct HandOver {
     shutdown: Shutdown,
-    shared: Arc<SentAway>,
+    shared: Arc<HandOverState>,
 }
 
 #[derive(Debug, Default)]
-struct SentAway {
+struct HandOverState {
     hasher: RandomState,
     sent_away: Mutex<HashSet<u64>>,
     came_back: AtomicU64,

@@ -51,12 +51,6 @@ pub struct Limits {
     pub reviews_reserve: usize,
     /// What is taken for a review before any of it has come; the rest of what it announces is taken when this has come.
     pub first_piece: usize,
-    /// Memory that one review of the usual kind takes when parsed; a larger one is parsed in a thread of its own.
-    pub usual_tree: usize,
-    /// Memory for all parsed reviews of the usual kind; the next one waits. One address may have three quarters.
-    pub usual_trees: usize,
-    /// Memory for all larger parsed reviews. One that would take more than this alone is refused.
-    pub large_trees: usize,
     /// Longest wait for room.
     pub room_wait: Duration,
 }
@@ -84,9 +78,6 @@ impl Default for Limits {
             reviews_of_one: 14 * MIB,
             reviews_reserve: 4 * MIB,
             first_piece: 64 * KIB,
-            usual_tree: MIB,
-            usual_trees: 8 * MIB,
-            large_trees: 16 * MIB,
             room_wait: Duration::from_secs(1),
         }
     }
@@ -113,9 +104,8 @@ mod tests {
         let limits = Limits::default();
         assert!(limits.reviews_of_one - limits.reviews_reserve >= limits.review, "the longest fits when it is alone");
         assert!(limits.reviews_of_one < limits.reviews && limits.reviews_reserve < limits.reviews);
-        assert!(limits.usual_tree * 2 <= limits.usual_trees && limits.usual_tree < limits.large_trees);
-        // With what the program itself has (some 12 MiB) and 256 connections: docs/security.md.
-        assert_eq!(limits.reviews + limits.usual_trees + limits.large_trees, 44 * MIB);
+        // With what the program itself has (some 12 MiB), 256 connections, and what is parsed at a time: docs/security.md.
+        assert_eq!(limits.reviews, 20 * MIB);
         for limits in [limits, Limits::of_probes()] {
             assert!(limits.connections_of_one * 4 <= limits.connections);
             assert!(limits.waiting_of_one * 2 <= limits.waiting);

@@ -13,7 +13,6 @@ mod resolver;
 mod routes;
 mod stream;
 mod traffic;
-mod tree;
 
 pub use client_ca::{ClientCa, ClientCaError};
 pub use handover::HandOver;

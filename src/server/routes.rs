@@ -89,11 +89,6 @@ pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
                     let text = "no room for this review among those in flight; try again in a second";
                     ([(RETRY_AFTER, "1")], refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned())).into_response()
                 }
-                Err(Unread::TooComplex { limit }) => {
-                    state.metrics.shed.get_or_create(&ShedLabels { reason: "too-complex" }).inc();
-                    let text = format!("the review would take more than {limit} bytes of memory");
-                    refusal(StatusCode::PAYLOAD_TOO_LARGE, text)
-                }
             }
         })
     };
@@ -115,7 +110,7 @@ async fn answer(
         drop(room);
         return answered(answer);
     }
-    // To parse it takes tens of milliseconds, in which this thread could answer hundreds of others.
+    // To parse it takes milliseconds, in which this thread could answer tens of others.
     let runtime = Handle::current();
     let answering = spawn_blocking(move || {
         let answer = runtime.block_on(state.admission.answer_within(deadline, webhook, Ok(body)));

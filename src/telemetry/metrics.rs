@@ -73,7 +73,7 @@ pub struct WebhookLabels {
 /// For want of what room.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ShedLabels {
-    /// `connections`, `waiting`, `bodies`, `parsing` or `too-complex`.
+    /// `connections`, `waiting` or `bodies`.
     pub reason: &'static str,
 }
 

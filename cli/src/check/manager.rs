@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use gitlab_runner_webhook::{
-    admission::{PodKind, host, runs_entrypoint, shows},
+    admission::{ContainerView, PodKind, PodView, host, runs_entrypoint, shows},
     config::Config,
-    json::{at, items},
     names::{LABEL_INJECT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
 };
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::json::{at, items};
 
 /// The value of a variable that is taken from somewhere else in the cluster: nobody looks there.
 const FROM_ELSEWHERE: &str = "taken from elsewhere (valueFrom)";
@@ -33,7 +34,7 @@ pub struct Manager {
     pub started: Option<Timestamp>,
     /// Keys of each Secret that its volumes cannot do without; none named: the Secret alone.
     pub demands: BTreeMap<String, Vec<String>>,
-    /// Keys of `certsSecretName` that it shows where the runner looks for certificates: by these names, or all.
+    /// A pod with that mount alone where the runner looks for certificates.
     shown_certs: Option<Value>,
     secret: String,
 }
@@ -44,14 +45,13 @@ impl Manager {
         let template = at(object, &["spec", "template"]);
         let is_pod = template.is_null();
         let pod = if is_pod { object } else { template };
-        if PodKind::of(pod, config) != PodKind::Manager {
-            return None;
-        }
+        let view = PodView::of(pod).ok().filter(|view| PodKind::of(view, config) == PodKind::Manager)?;
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let (name, namespace) =
             (text(at(object, &["metadata", "name"]))?, text(at(object, &["metadata", "namespace"]))?);
         let containers = at(pod, &["spec", "containers"]);
-        let container = items(containers).find(|container| runs_entrypoint(container)).or(items(containers).next())?;
+        let index = view.containers().position(runs_entrypoint).unwrap_or_default();
+        let container = items(containers).nth(index)?;
         let variable = |name: &str| {
             // Of two with one name, the last one counts.
             let entry =
@@ -76,7 +76,10 @@ impl Manager {
             opted_out: at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false"),
             started,
             demands: demands(pod),
-            shown_certs: mount.map(|mount| serde_json::json!({"mount": mount, "pod": {"spec": {"volumes": at(pod, &["spec", "volumes"])}}})),
+            shown_certs: mount.map(|mount| {
+                let volumes = at(pod, &["spec", "volumes"]);
+                json!({"spec": {"volumes": volumes, "containers": [{"volumeMounts": [mount]}]}})
+            }),
             secret,
         })
     }
@@ -94,7 +97,11 @@ impl Manager {
 
     /// Whether the runner finds this key of `certsSecretName` as a file among its certificates.
     pub fn sees(&self, key: &str) -> bool {
-        self.shown_certs.as_ref().is_some_and(|view| shows(at(view, &["pod"]), at(view, &["mount"]), &self.secret, key))
+        let view = self.shown_certs.as_ref().and_then(|pod| PodView::of(pod).ok());
+        view.is_some_and(|pod| {
+            let mut mounts = pod.containers().flat_map(ContainerView::mounts);
+            mounts.any(|mount| shows(&pod, mount, &self.secret, key))
+        })
     }
 }
 
@@ -135,8 +142,6 @@ fn rollout(namespace: &str, deployment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn deployment(path: &str) -> Value {

@@ -4,7 +4,6 @@ use gitlab_runner_webhook::{
     admission::LABEL_JOB,
     cluster::Reason,
     config::Config,
-    json::{at, items},
     names::{APP, VOLUME_CERTS, VOLUME_TRUST},
 };
 use serde_json::{Value, json};
@@ -13,6 +12,7 @@ use super::{
     facts::{Presence, Reach, RunnerNamespace},
     reader::{DryRun, Reader, unseen},
 };
+use crate::json::{at, items};
 
 /// Tries it in the first runner namespace that is there. Nothing is stored. Without a configuration nobody knows which
 /// namespaces these are.

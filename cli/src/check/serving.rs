@@ -1,11 +1,7 @@
 //! Whether the program runs, is registered, and is reached: Deployment, Service, webhook configurations, TLS. PURE.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use gitlab_runner_webhook::{
-    config::TlsMode,
-    json::{at, items},
-    names::APP,
-};
+use gitlab_runner_webhook::{config::TlsMode, names::APP};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,7 +11,10 @@ use super::{
     remediation::{self, APPLY},
     report::{Check, Finding, Level, counted},
 };
-use crate::rollout::Rollout;
+use crate::{
+    json::{at, items},
+    rollout::Rollout,
+};
 
 const FAILS_CLOSED: &str = "Where admission fails closed, no pod is created in a runner namespace; where it fails open, \
                             pods come without certificates and without the gate. Clones are not kept either.";

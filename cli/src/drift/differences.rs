@@ -1,13 +1,10 @@
 //! Webhooks and guards beside what the configuration wants. PURE.
 
-use gitlab_runner_webhook::{
-    config::Config,
-    json::{at, items},
-    names::WEBHOOK_NAMESPACES,
-};
+use gitlab_runner_webhook::{config::Config, names::WEBHOOK_NAMESPACES};
 use serde_json::Value;
 
 use super::{Program, expected};
+use crate::json::{at, items};
 
 /// In what a webhook configuration of this kind differs from what the configuration wants.
 pub fn of_webhooks(kind: &str, there: &Value, program: &Program, config: &Config) -> Vec<String> {

@@ -4,14 +4,16 @@ use std::fmt;
 
 use gitlab_runner_webhook::{
     config::{Config, TlsMode},
-    json::{at, items},
     names::{APP, SECRET_CA},
 };
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
 
 use super::Program;
-use crate::manifests;
+use crate::{
+    json::{at, items},
+    manifests,
+};
 
 /// Does not depend on the configuration.
 const BASE_RBAC: &str = include_str!("../../../manifests/base/rbac.yaml");

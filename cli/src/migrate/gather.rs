@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, path::Path};
 use gitlab_runner_webhook::{
     cluster::{Problem, Reason},
     config::{Config, NamespaceName, PolicyName},
-    json::text,
     names::{APP, LABEL_KYVERNO_POLICY, LABEL_PREFIX_KYVERNO},
     run::read_config,
 };
@@ -17,7 +16,10 @@ use super::{
     plan::{Found, Namespace, is_clone},
     steps::Steps,
 };
-use crate::installed::{ConfigSource, Installed, Key};
+use crate::{
+    installed::{ConfigSource, Installed, Key},
+    json::text,
+};
 
 /// Reads everything that the plan follows from.
 pub(super) async fn gather(

@@ -1,7 +1,9 @@
 //! Who keeps the policy, and would bring it back: Helm, Flux, Argo CD. PURE.
 
-use gitlab_runner_webhook::{config::PolicyName, json::text};
+use gitlab_runner_webhook::config::PolicyName;
 use serde_json::Value;
+
+use crate::json::text;
 
 /// Who keeps the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

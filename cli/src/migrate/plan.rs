@@ -159,7 +159,7 @@ impl Plan {
         }
         match &found.managed_by {
             Some(managed_by) if managed_by.state == State::Suspended || force_managed => {
-                self.notes.push(managed_by.warning(name))
+                self.notes.push(managed_by.warning(name));
             }
             Some(managed_by) => self.refusals.push(managed_by.refusal(name)),
             None => {}

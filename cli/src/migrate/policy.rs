@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gitlab_runner_webhook::{config::PolicyName, json::text, names::LABEL_NAMESPACE_NAME};
+use gitlab_runner_webhook::{config::PolicyName, names::LABEL_NAMESPACE_NAME};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::{Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
+
+use crate::json::text;
 
 /// The target namespace of a rule that makes a clone in each namespace that it matches.
 const OF_TRIGGER: &str = "{{request.object.metadata.name}}";

@@ -2,7 +2,6 @@
 
 use gitlab_runner_webhook::{
     cluster::{Problem, Reason},
-    json::{label, text},
     names::{ANNOTATION_SOURCE, APP, LABEL_KYVERNO_POLICY, LABEL_MANAGED_BY, LABEL_PREFIX_KYVERNO},
 };
 use serde_json::{Value, json};
@@ -13,6 +12,7 @@ use super::{
     release::{KYVERNO, also_removed, release},
     steps::{Steps, orphaned, policy_path, request_path, secret_path},
 };
+use crate::json::{label, text};
 
 /// What came to light.
 #[derive(Default)]

@@ -8,7 +8,6 @@ use std::{
 use gitlab_runner_webhook::{
     cluster::{Problem, Reason, Requests},
     config::PolicyName,
-    json::{label, text},
     names::{LABEL_KYVERNO_POLICY, LABEL_KYVERNO_POLICY_NAMESPACE, LABEL_NAMESPACE_NAME},
     sync::SecretState,
 };
@@ -20,6 +19,7 @@ use super::{
     plan::{Step, Target},
     release::release,
 };
+use crate::json::{label, text};
 
 /// Pause between two looks at what somebody else is about to do.
 const PAUSE: Duration = Duration::from_millis(100);

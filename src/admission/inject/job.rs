@@ -8,15 +8,16 @@ use serde_json::{Value, json};
 
 use super::{Additions, Obstacle, environment, has_name, is_of_mesh, may_add_volume};
 use crate::{
-    admission::pod::MountPlace,
+    admission::{
+        kind::BUILD,
+        pod::{MountPlace, volume},
+        pod_view::{ContainerView, MountView, ObjectList, PodView, VolumeView},
+    },
     config::{Config, PublicRoots},
-    json::at,
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
     trust::Trust,
 };
 
-/// Runs the job's script.
-const BUILD: &str = "build";
 /// Fetches sources, caches and artifacts; the rest are services of the user.
 const HELPER: &str = "helper";
 /// The runner itself tells git in `helper` which CA its GitLab has; git has this variable overrule that.
@@ -24,8 +25,6 @@ const GIT_VARIABLE: &str = "GIT_SSL_CAINFO";
 /// Read by OpenSSL, Go and what is made with them; each reads the file and the directories.
 const FILE_VARIABLE: &str = "SSL_CERT_FILE";
 const DIRECTORY_VARIABLE: &str = "SSL_CERT_DIR";
-/// Those that are looked at whatever the configuration says.
-pub(super) const VARIABLES: [&str; 2] = [FILE_VARIABLE, DIRECTORY_VARIABLE];
 /// Where images have their own certificates: Debian and Alpine, Red Hat, and what kaniko's image says of itself.
 const DIRECTORIES_OF_IMAGES: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
 
@@ -53,11 +52,11 @@ impl<'a> JobInjector<'a> {
 }
 
 impl super::Injector for JobInjector<'_> {
-    fn concerns(&self, container: &Value, _: &Value) -> bool {
+    fn concerns(&self, container: &ContainerView<'_>, _: &ObjectList<ContainerView<'_>>) -> bool {
         has_name(container, &[BUILD, HELPER]) || self.services && !is_of_mesh(container)
     }
 
-    fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle> {
+    fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {
         let mut additions = Additions::default();
         match MountPlace::of(pod, container, MOUNT_TRUST) {
             MountPlace::Free => {
@@ -86,11 +85,15 @@ impl super::Injector for JobInjector<'_> {
             let rival = if *name == DIRECTORY_VARIABLE { variable(FILE_VARIABLE) } else { None };
             match variable(name).or(rival) {
                 None => additions.variables.push(json!({"name": name, "value": value})),
-                Some(former) if at(former, &["value"]).as_str() == Some(value) => {}
-                Some(former) => additions.kept.extend(at(former, &["name"]).as_str().map(str::to_owned)),
+                Some(former) if *former.value == **value => {}
+                Some(former) => additions.kept.push(former.name.to_string()),
             }
         }
         Ok(additions)
+    }
+
+    fn volume_name(&self) -> &'static str {
+        VOLUME_TRUST
     }
 
     fn volume(&self) -> Value {
@@ -103,17 +106,11 @@ fn mount(path: &str) -> Value {
     json!({"name": VOLUME_TRUST, "mountPath": path, "readOnly": true})
 }
 
-fn shows_trust(pod: &Value, mount: &Value) -> bool {
-    let part = |field: &str| at(mount, &[field]).as_str().is_some_and(|path| !path.is_empty());
-    at(mount, &["name"]).as_str() == Some(VOLUME_TRUST)
-        && !part("subPath")
-        && !part("subPathExpr")
-        && crate::admission::pod::volume(pod, VOLUME_TRUST).is_some_and(is_ours)
+fn shows_trust(pod: &PodView<'_>, mount: &MountView<'_>) -> bool {
+    &*mount.name == VOLUME_TRUST && !mount.is_partial() && volume(pod, VOLUME_TRUST).is_some_and(is_ours)
 }
 
 /// A volume that shows something else, or not all of it, is not ours: a variable could dangle.
-fn is_ours(volume: &Value) -> bool {
-    let source = at(volume, &["configMap"]);
-    let all = at(source, &["items"]).is_null() || at(source, &["items"]).as_array().is_some_and(Vec::is_empty);
-    at(source, &["name"]).as_str() == Some(CONFIGMAP_TRUST) && all
+fn is_ours(volume: &VolumeView<'_>) -> bool {
+    volume.config_map.as_ref().is_some_and(|source| &*source.name == CONFIGMAP_TRUST && source.items.is_empty())
 }

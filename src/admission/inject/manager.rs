@@ -21,19 +21,16 @@ use crate::{
     admission::{
         kind::runs_entrypoint,
         pod::{MountPlace, shows},
+        pod_view::{ContainerView, MountView, ObjectList, PodView, VolumeView},
         review::Warning,
     },
     config::Config,
-    json::{at, items},
     names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
     trust::{Ca, Certs},
 };
 
 const URL_VARIABLE: &str = "CI_SERVER_URL";
 const CA_VARIABLE: &str = "CI_SERVER_TLS_CA_FILE";
-/// Those that are looked at.
-pub(super) const VARIABLES: [&str; 4] =
-    [URL_VARIABLE, CA_VARIABLE, "CI_SERVER_TLS_CERT_FILE", "CI_SERVER_TLS_KEY_FILE"];
 /// One is of no use without the other.
 const CLIENT_PAIR: [(&str, &str); 2] =
     [("CI_SERVER_TLS_CERT_FILE", KEY_TLS_CERT), ("CI_SERVER_TLS_KEY_FILE", KEY_TLS_KEY)];
@@ -63,10 +60,9 @@ impl<'a> ManagerInjector<'a> {
         }
     }
 
-    fn source(&self, container: &Value) -> Result<CertsSource<'_>, Obstacle> {
+    fn source(&self, container: &ContainerView<'_>) -> Result<CertsSource<'_>, Obstacle> {
         let of_host = || {
-            let url = at(variable(container, URL_VARIABLE)?, &["value"]).as_str()?;
-            let key = format!("{}.crt", host(url)?);
+            let key = format!("{}.crt", host(&variable(container, URL_VARIABLE)?.value)?);
             self.cas.iter().map(String::as_str).find(|ca| *ca == key)
         };
         match self.cas.as_slice() {
@@ -80,11 +76,10 @@ impl<'a> ManagerInjector<'a> {
     }
 
     /// Sets variables that belong together, unless the user set one of them.
-    fn set(&self, container: &Value, variables: &[(&str, &str)], additions: &mut Additions) {
+    fn set(&self, container: &ContainerView<'_>, variables: &[(&str, &str)], additions: &mut Additions) {
         let file = |key: &str| format!("{MOUNT_MANAGER_CERTS}/{key}");
-        let is_ours = |former: &Value, key: &str| at(former, &["value"]).as_str() == Some(&file(key));
         let is_of_user =
-            |(name, key): &&(&str, &str)| variable(container, name).is_some_and(|former| !is_ours(former, key));
+            |(name, key): &&(&str, &str)| variable(container, name).is_some_and(|former| *former.value != *file(key));
         let of_user: Vec<String> = variables.iter().filter(is_of_user).map(|(name, _)| (*name).to_owned()).collect();
         if !of_user.is_empty() {
             additions.kept.extend(of_user);
@@ -102,31 +97,31 @@ impl<'a> ManagerInjector<'a> {
     }
 
     /// A volume of our name that shows keys of another Secret, or keys under other names, is not ours.
-    fn is_ours(&self, volume: &Value) -> bool {
-        let source = at(volume, &["secret"]);
-        let mut keys = items(at(source, &["items"])).peekable();
-        at(source, &["secretName"]).as_str() == Some(self.secret)
-            && keys.peek().is_some()
-            && keys.all(|item| at(item, &["key"]).is_string() && at(item, &["key"]) == at(item, &["path"]))
+    fn is_ours(&self, volume: &VolumeView<'_>) -> bool {
+        volume.secret.as_ref().is_some_and(|source| {
+            let is_same = !source.items.is_empty() && source.items.iter().all(|item| item.key == item.path);
+            is_same && &*source.name == self.secret
+        })
     }
 }
 
 impl super::Injector for ManagerInjector<'_> {
-    fn concerns(&self, container: &Value, all: &Value) -> bool {
-        if items(all).any(runs_entrypoint) { runs_entrypoint(container) } else { !is_of_mesh(container) }
+    fn concerns(&self, container: &ContainerView<'_>, all: &ObjectList<ContainerView<'_>>) -> bool {
+        if all.iter().any(runs_entrypoint) { runs_entrypoint(container) } else { !is_of_mesh(container) }
     }
 
-    fn additions(&self, pod: &Value, container: &Value) -> Result<Additions, Obstacle> {
+    fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {
         let source = self.source(container)?;
         let (CertsSource::Variable(key) | CertsSource::Host(key)) = source;
-        let ours = json!({"name": VOLUME_CERTS, "mountPath": MOUNT_MANAGER_CERTS, "readOnly": true});
+        let ours = MountView { name: VOLUME_CERTS.into(), ..MountView::default() };
         let (mut additions, mut shown_by) = (Additions::default(), None);
         match MountPlace::of(pod, container, MOUNT_MANAGER_CERTS) {
             MountPlace::Free => {
                 if !may_add_volume(pod, VOLUME_CERTS, |volume| self.is_ours(volume))? {
                     shown_by = Some(&ours);
                 }
-                additions.mounts.push(ours.clone());
+                let path = MOUNT_MANAGER_CERTS;
+                additions.mounts.push(json!({"name": VOLUME_CERTS, "mountPath": path, "readOnly": true}));
             }
             MountPlace::Mounted { mount } if shows(pod, mount, self.secret, key) => shown_by = Some(mount),
             MountPlace::Mounted { .. } | MountPlace::Below => return Err(Obstacle::ForeignMount("")),
@@ -142,6 +137,10 @@ impl super::Injector for ManagerInjector<'_> {
             self.set(container, &CLIENT_PAIR, &mut additions);
         }
         Ok(additions)
+    }
+
+    fn volume_name(&self) -> &'static str {
+        VOLUME_CERTS
     }
 
     fn volume(&self) -> Value {
