@@ -30,7 +30,7 @@ use gitlab_runner_webhook::{
     pki::{CertificateFiles, FileCertificate},
     server::{AppState, Certificate, Server, bind, webhook_router},
     shutdown,
-    snapshot::Snapshot,
+    snapshot::{SharedSnapshot, Snapshot},
     telemetry::{health::Health, metrics::Metrics},
     trust::{Ca, Certs, Trust},
 };
@@ -263,7 +263,7 @@ fn tool_router() -> Router {
         trust: BTreeMap::from([(namespace, Trust { has_bundle: true, has_hashes: true })]),
         ..Snapshot::default()
     };
-    let snapshot = Arc::new(Arc::new(snapshot).into());
+    let snapshot = SharedSnapshot::new(snapshot);
     webhook_router(AppState::new(Arc::new(Config::default()), snapshot, requests, Health::new(), Metrics::new()))
 }
 

@@ -1,15 +1,17 @@
-//! What admission knows of the cluster: published by the watches, read without a lock.
+//! What admission knows of the cluster: published by sync, read, and waited for.
 //!
 //! This is the one place where the two flows of the program meet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use crate::{
     config::{NamespaceName, SecretName},
@@ -17,7 +19,35 @@ use crate::{
 };
 
 /// Handle to the latest [`Snapshot`]. Clones share it.
-pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
+#[derive(Clone, Debug, Default)]
+pub struct SharedSnapshot(Arc<watch::Sender<Arc<Snapshot>>>);
+
+impl SharedSnapshot {
+    /// With this one as the first.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(Arc::new(watch::Sender::new(Arc::new(snapshot))))
+    }
+
+    /// The latest one.
+    pub fn load(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Publishes a newer one.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.send_replace(Arc::new(snapshot));
+    }
+
+    /// The later ones.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.subscribe()
+    }
+
+    /// Waits until this is true of the latest one, for at most as long as said. Whether it is.
+    pub async fn wait_for(&self, patience: Duration, mut is_true: impl FnMut(&Snapshot) -> bool) -> bool {
+        timeout(patience, self.subscribe().wait_for(|snapshot| is_true(snapshot))).await.is_ok()
+    }
+}
 
 /// The cluster as last seen by the watches.
 #[derive(Clone, Debug, Default)]

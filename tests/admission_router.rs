@@ -35,7 +35,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(snapshot: Snapshot) -> Self {
-        let snapshot = SharedSnapshot::new(Arc::new(snapshot).into());
+        let snapshot = SharedSnapshot::new(snapshot);
         let (health, metrics) = (Health::new(), Metrics::new());
         // Nothing here gets as far as a request to the API server.
         let _ = default_provider().install_default();
@@ -177,7 +177,7 @@ async fn what_the_watches_publish_is_seen_at_once() {
     let fixture = Fixture::new(Snapshot::default());
     let (_, job) = pods().into_iter().find(|(path, _)| path.ends_with("job-runner-19.4.json")).unwrap();
     assert_eq!(fixture.decide(&job).await["reason"], "certs-not-loaded");
-    fixture.snapshot.store(Arc::new(Snapshot { certs_loaded: true, ..Snapshot::default() }));
+    fixture.snapshot.publish(Snapshot { certs_loaded: true, ..Snapshot::default() });
     let decision = fixture.decide(&job).await;
     assert_eq!(decision["reason"], "certs-missing");
     assert_eq!(
@@ -186,7 +186,7 @@ async fn what_the_watches_publish_is_seen_at_once() {
             "no CA injected: Secret gitlab-runner/gitlab-runner-certs is missing; create it with ca.crt and retry the job"
         ])
     );
-    fixture.snapshot.store(Arc::new(with_certs()));
+    fixture.snapshot.publish(with_certs());
     assert_eq!(fixture.decide(&job).await["reason"], "injected");
 }
 

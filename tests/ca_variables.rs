@@ -216,7 +216,7 @@ async fn reviewed(config: Config, snapshot: Snapshot, pod: &Value) -> Value {
     let _ = default_provider().install_default();
     let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let requests = Requests::new(kube::Client::try_from(nowhere).unwrap());
-    let snapshot = SharedSnapshot::new(Arc::new(snapshot).into());
+    let snapshot = SharedSnapshot::new(snapshot);
     let admission = Admission::new(Arc::new(config), snapshot, requests, Metrics::new());
     let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
         "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"},

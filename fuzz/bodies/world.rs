@@ -85,7 +85,7 @@ impl World {
     fn new(mut config: Config) -> Self {
         // Whoever waits for a clone waits in real time; here the gate has always given up.
         config.gate.give_up_after = Duration::from_nanos(1);
-        let snapshot = SharedSnapshot::new(Arc::new(snapshot(&config)).into());
+        let snapshot = SharedSnapshot::new(snapshot(&config));
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         let requests = {
             let _entered = runtime.enter();

@@ -13,7 +13,7 @@ use std::{
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::time::{sleep, timeout};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     kind::PodKind,
@@ -34,8 +34,6 @@ pub(super) const AUDIT_SOURCE_VERSION: &str = "source-version";
 
 /// How long one request waits for its clone; one takes some 10 ms.
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
-/// Between two looks at what the watches know.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// How long a clone may be right before the watches know it.
 const LAG: Duration = Duration::from_secs(1);
 /// Longest wait for the API server's answer to the reads of one look.
@@ -158,21 +156,20 @@ impl Gate {
         let started = Instant::now();
         // A caller may name any namespace: nothing is read for one that is no runner namespace. One that was created this
         // very moment is known soon.
-        while self.is_foreign(namespace) {
-            if started.elapsed() >= PATIENCE {
-                return GateState::CloneMissing.into();
-            }
-            sleep(PAUSE).await;
+        if !self.snapshot.wait_for(PATIENCE, |snapshot| !is_foreign(snapshot, namespace)).await {
+            return GateState::CloneMissing.into();
         }
+        let mut changes = self.snapshot.subscribe();
         let mut look = self.look(spec, namespace).await;
         if look.state == GateState::Current {
             self.compare(spec, namespace, look.state);
             return look;
         }
-        while look.state != GateState::Current && started.elapsed() < PATIENCE && !self.has_given_up(spec, namespace) {
-            sleep(PAUSE).await;
+        while look.state != GateState::Current && !self.has_given_up(spec, namespace) {
+            let Ok(Ok(())) = timeout_at((started + PATIENCE).into(), changes.changed()).await else { break };
+            let is_current = remembered(&changes.borrow_and_update(), spec, namespace) == GateState::Current;
             // What the watches know says when another look is worth it.
-            if remembered(&self.snapshot.load(), spec, namespace) == GateState::Current {
+            if is_current {
                 look = self.look(spec, namespace).await;
             }
         }
@@ -228,12 +225,6 @@ impl Gate {
         looking.await
     }
 
-    /// Whether this is no runner namespace, as far as the watches know.
-    fn is_foreign(&self, namespace: &NamespaceName) -> bool {
-        let snapshot = self.snapshot.load();
-        snapshot.clones_loaded && !snapshot.namespaces.contains(namespace)
-    }
-
     /// Since when the clone is out of step, as far as the watches know.
     fn out_of_step(&self, spec: &CloneSpec, namespace: &NamespaceName) -> Option<Instant> {
         self.snapshot.load().out_of_step.get(&(spec.secret.clone(), namespace.clone())).copied()
@@ -250,7 +241,7 @@ impl Gate {
     /// What becomes of a pod whose clone is not current.
     fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: GateState) -> Outcome {
         let told = format!("Secret {namespace}/{} {}", spec.secret, state.told());
-        if self.is_foreign(namespace) {
+        if is_foreign(&self.snapshot.load(), namespace) {
             // The webhook's selector and the configuration disagree: nobody will ever make this clone.
             return Outcome::Warn("not-a-runner-namespace", Warning::new(format!("{told}; not a runner namespace")));
         }
@@ -274,6 +265,11 @@ impl Gate {
 enum Outcome {
     Warn(&'static str, Warning),
     Deny(Denial),
+}
+
+/// Whether this is no runner namespace, as far as the watches know.
+fn is_foreign(snapshot: &Snapshot, namespace: &NamespaceName) -> bool {
+    snapshot.clones_loaded && !snapshot.namespaces.contains(namespace)
 }
 
 /// What the watches know, for dry runs and for when to look again.

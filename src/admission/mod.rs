@@ -22,7 +22,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::sleep;
 use tracing::{Span, debug, field::Empty, info, info_span};
 
 pub use error::ReviewError;
@@ -32,14 +31,14 @@ pub use pod::shows;
 pub use pod_view::{ContainerView, MountView, PodView};
 
 use self::{
-    gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE, PAUSE},
+    gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE},
     inject::inject,
     review::{Decision, Request, Verdict},
 };
 use crate::{
     cluster::Requests,
     config::Config,
-    snapshot::SharedSnapshot,
+    snapshot::{SharedSnapshot, Snapshot},
     telemetry::metrics::{AdmissionLabels, Metrics, WebhookLabels},
 };
 
@@ -172,11 +171,12 @@ impl Admission {
 
     async fn pod(&self, mut request: Request<'_>, body: &[u8], deadline: Duration) -> Result<Decision, ReviewError> {
         let kind = PodKind::of(&request.object, &self.config);
-        if self.is_unsettled(kind, &request.namespace) {
+        if self.is_unsettled(&self.snapshot.load(), kind, &request.namespace) {
             let namespace = request.namespace.clone();
             // It takes more memory than its bytes: it is not kept while the pod waits.
             drop(request);
-            self.certs_settle(kind, &namespace, deadline).await;
+            let patience = PATIENCE.min(deadline);
+            self.snapshot.wait_for(patience, |snapshot| !self.is_unsettled(snapshot, kind, &namespace)).await;
             request = Request::read(body)?;
         }
         let injection = inject(&request.object, kind, &request.namespace, &self.snapshot.load(), &self.config);
@@ -189,22 +189,13 @@ impl Admission {
     }
 
     /// Whether certificates are about to be read, or a trust bundle is about to be put right: without them the pod would trust
-    /// nothing of the company for as long as it lives.
-    fn is_unsettled(&self, kind: PodKind, namespace: &str) -> bool {
-        let snapshot = self.snapshot.load();
+    /// nothing of the company for as long as it lives. Such a pod waits a moment.
+    fn is_unsettled(&self, snapshot: &Snapshot, kind: PodKind, namespace: &str) -> bool {
         let is_unread = snapshot.certs_unread.contains(namespace);
         match kind {
             PodKind::Manager => self.config.inject.manager && is_unread,
             PodKind::Job => self.config.inject.jobs && (is_unread || snapshot.trust_unsettled.contains(namespace)),
             PodKind::Pause | PodKind::Other => false,
-        }
-    }
-
-    /// Waits a moment for that.
-    async fn certs_settle(&self, kind: PodKind, namespace: &str, deadline: Duration) {
-        let started = Instant::now();
-        while self.is_unsettled(kind, namespace) && started.elapsed() < PATIENCE.min(deadline) {
-            sleep(PAUSE).await;
         }
     }
 

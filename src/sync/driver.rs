@@ -369,7 +369,7 @@ impl Driver {
             is_passive: !self.standings.is_active(),
         };
         let snapshot = view::snapshot(&self.config, &self.observed, &mut self.shown, beside);
-        self.snapshot.store(Arc::new(snapshot));
+        self.snapshot.publish(snapshot);
     }
 
     fn next_due(&self) -> Option<Instant> {
