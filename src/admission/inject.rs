@@ -7,7 +7,7 @@
 mod job;
 mod manager;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use json_patch::Patch;
 use serde_json::Value;
@@ -292,11 +292,6 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
         more => format!(" and {more} more"),
     };
     (!names.is_empty()).then(|| Warning::new(format!("already set, so kept: {}{more}", shown.join(", "))))
-}
-
-/// The variables of a container by name; of two with one name, the one that counts: the last.
-fn environment<'a>(container: &'a ContainerView<'_>) -> HashMap<&'a str, &'a VariableView<'a>> {
-    container.env.iter().map(|variable| (&*variable.name, variable)).collect()
 }
 
 /// The variable of this name in a container. The last of several counts, as kubelet has it.

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Additions, Obstacle, environment, has_name, is_of_mesh, may_add_volume};
+use super::{Additions, Obstacle, has_name, is_of_mesh, may_add_volume, variable};
 use crate::{
     admission::{
         kind::BUILD,
@@ -74,16 +74,13 @@ impl super::Injector for JobInjector<'_> {
             may_add_volume(pod, VOLUME_TRUST, is_ours)?;
             additions.mounts.push(mount(MOUNT_JOB_CERTS));
         }
-        // A CI job has a hundred variables: they are gone through once, not once for each of ours.
-        let environment = environment(container);
-        let variable = |name: &str| environment.get(name).copied();
         for (name, value) in &self.variables {
             if *name == GIT_VARIABLE && has_name(container, &[HELPER]) {
                 continue;
             }
             // curl before 8.2 reads the directories only, where both are set: the user's file would count for nothing.
-            let rival = if *name == DIRECTORY_VARIABLE { variable(FILE_VARIABLE) } else { None };
-            match variable(name).or(rival) {
+            let rival = if *name == DIRECTORY_VARIABLE { variable(container, FILE_VARIABLE) } else { None };
+            match variable(container, name).or(rival) {
                 None => additions.variables.push(json!({"name": name, "value": value})),
                 Some(former) if *former.value == **value => {}
                 Some(former) => additions.kept.push(former.name.to_string()),
