@@ -96,9 +96,10 @@ fuzz: rust ## ten minutes of fuzzing of each target, FUZZ_SECONDS for another ti
 			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=4096; \
 	done
 
-lint: rust ## formatting and clippy, as `make test` begins
+lint: rust ## formatting, clippy and the documentation of the code, as `make test` begins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --quiet --no-deps --workspace
 	$(CARGO) check --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 fmt: rust ## format the code

@@ -1,8 +1,8 @@
 //! Sync: keeps each clone equal to its source.
 //!
-//! Watches fill the stores ([`observe`]); every event only says "look at this clone again". A look
-//! compares what the stores hold ([`plan`]); a write ([`write`]) happens after a quorum read of the
-//! source that began later than the event, at most one at a time for each clone ([`driver`]).
+//! Watches fill the stores (`observe`); every event only says "look at this clone again". A look
+//! compares what the stores hold (`plan`); a write (`write`) happens after a quorum read of the
+//! source that began later than the event, at most one at a time for each clone (`driver`).
 
 mod action;
 mod driver;
