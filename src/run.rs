@@ -64,7 +64,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let requests = Requests::new(clients.request.clone());
     let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
     let hand_over = HandOver::new(shutdown.clone());
-    let teller = EventWriter::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
+    let event_writer = EventWriter::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
     let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
         .handing_over(hand_over.clone());
     let router = webhook_router(state.clone());
@@ -87,7 +87,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             tasks.spawn("certificate rotation", rotation.run(shutdown.clone()));
         }
     }
-    tasks.spawn("events", teller.run(shutdown.clone()));
+    tasks.spawn("events", event_writer.run(shutdown.clone()));
     if let Some(revisions) = revisions {
         tasks.spawn("revisions", revisions.run(shutdown.clone()));
     }

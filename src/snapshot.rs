@@ -45,7 +45,7 @@ impl SharedSnapshot {
 
     /// Waits until this is true of the latest one, for at most as long as said. Whether it is.
     pub async fn wait_for(&self, patience: Duration, mut is_true: impl FnMut(&Snapshot) -> bool) -> bool {
-        timeout(patience, self.subscribe().wait_for(|snapshot| is_true(snapshot))).await.is_ok()
+        matches!(timeout(patience, self.subscribe().wait_for(|snapshot| is_true(snapshot))).await, Ok(Ok(_)))
     }
 }
 

@@ -32,7 +32,9 @@ pub enum ReviewError {
         column: usize,
     },
     /// More elements of lists and maps than any pod has.
-    #[error("the object has more than {limit} elements in lists and maps that decide what is done with it")]
+    #[error(
+        "the object has more than 300 containers, or {limit} elements in lists and maps that decide what is done with it"
+    )]
     TooComplex {
         /// The limit.
         limit: usize,

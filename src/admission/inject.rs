@@ -15,9 +15,9 @@ use serde_json::Value;
 pub use manager::host;
 
 use super::{
-    kind::PodKind,
+    kind::{PodKind, runs_entrypoint},
     pod::{append, is_windows, mounts_volume, volume},
-    pod_view::{ContainerView, ObjectList, PodView, VariableView, VolumeView},
+    pod_view::{ContainerView, PodView, VariableView, VolumeView},
     review::Warning,
 };
 use crate::{
@@ -137,8 +137,8 @@ struct Refusal {
 
 /// What one kind of pod is to get.
 trait Injector {
-    /// Whether this one of the ordinary containers gets certificates.
-    fn concerns(&self, container: &ContainerView<'_>, all: &ObjectList<ContainerView<'_>>) -> bool;
+    /// Whether this one of the ordinary containers gets certificates; `has_entrypoint`: one of them runs the chart's entrypoint.
+    fn concerns(&self, container: &ContainerView<'_>, has_entrypoint: bool) -> bool;
     /// What one container lacks.
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle>;
     /// The name of the volume that the mounts of all [`Additions`] show.
@@ -181,18 +181,14 @@ fn injector<'a>(
     let missing = |what: &str| refuse(InjectReason::CertsMissing, format!("Secret {namespace}/{secret} {what}"));
     let certs = snapshot.certs.get(namespace);
     if kind == PodKind::Job {
+        let is_former = snapshot.trust_former.contains(namespace);
+        let with = |trust| Ok(Box::new(job::JobInjector::new(trust, is_former, config)) as Box<dyn Injector>);
         return match (snapshot.trust.get(namespace), certs) {
             // What another revision publishes is right, whatever Secret it is made of.
-            (Some(trust), _) if snapshot.is_passive => {
-                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
-            }
+            (Some(trust), _) if snapshot.is_passive => with(*trust),
             // What is there without its Secret is about to be deleted.
-            (Some(trust), None) if !snapshot.knows_certs(namespace) => {
-                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
-            }
-            (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => {
-                Ok(Box::new(job::JobInjector::new(*trust, snapshot.trust_former.contains(namespace), config)))
-            }
+            (Some(trust), None) if !snapshot.knows_certs(namespace) => with(*trust),
+            (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => with(*trust),
             _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
             (_, None) => missing("is missing; create it with ca.crt"),
             (_, Some(Certs { unreadable: Some(key), .. })) => {
@@ -224,13 +220,14 @@ fn refuse_not_loaded<T>(namespace: &str, config: &Config) -> Result<T, Refusal> 
 
 fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
     let containers = &pod.spec.containers;
+    let has_entrypoint = containers.iter().any(runs_entrypoint);
     let mut operations = Vec::new();
     let mut warnings = Vec::new();
     let mut kept = BTreeSet::new();
     let mut reason = InjectReason::NoContainer;
     let mut uses_our_volume = false;
     for (index, container) in containers.iter().enumerate() {
-        if !injector.concerns(container, containers) {
+        if !injector.concerns(container, has_entrypoint) {
             continue;
         }
         match injector.additions(pod, container) {

@@ -3,7 +3,7 @@
 //! An API server decodes an object into its type before it calls a webhook. So each field is absent, null, or of its type;
 //! what is of another type comes from somebody else, and is refused. Unknown fields are skipped as they are read, and text is
 //! borrowed where nothing in it is escaped: probes, resources and `managedFields` cost no memory. How many elements of lists
-//! and maps are kept is bounded, because `{},` makes three bytes into a hundred.
+//! and maps are kept is bounded, because `{},` makes three bytes into a hundred, and a container into a kilobyte of answer.
 
 use std::{borrow::Cow, cell::Cell, fmt, marker::PhantomData, ops::Deref, slice};
 
@@ -12,12 +12,36 @@ use serde::{
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// Elements of lists and maps that are kept of one object. A CI job with 120 variables in two containers has some 400.
-pub(super) const MAX_ELEMENTS: usize = 10_000;
+/// What one object may cost: most elements of its lists and maps cost 1. A CI job with 450 variables in 23 containers costs
+/// some 12,000; 300 containers is the most.
+pub(super) const MAX_COST: usize = 20_000;
+
+/// What an element of a list costs.
+pub(super) trait Element {
+    const COST: usize = 1;
+}
+
+impl Element for ContainerView<'_> {
+    /// Each may get a dozen additions.
+    const COST: usize = 60;
+}
+
+impl Element for VolumeView<'_> {
+    const COST: usize = 2;
+}
+
+impl Element for VariableView<'_> {}
+impl Element for EnvFromView<'_> {}
+impl Element for MountView<'_> {}
+impl Element for NameView<'_> {}
+impl Element for ProjectedSourceView<'_> {}
+impl Element for KeyView<'_> {}
+impl Element for NodeSelectorTermView<'_> {}
+impl Element for ExpressionView<'_> {}
 
 thread_local! {
-    /// How many more elements may be kept of the object that this thread reads.
-    static LEFT: Cell<usize> = const { Cell::new(MAX_ELEMENTS) };
+    /// What may still be spent on the object that this thread reads; nothing: it cost too much.
+    static LEFT: Cell<Option<usize>> = const { Cell::new(Some(MAX_COST)) };
 }
 
 /// A Pod; of a Namespace, its metadata.
@@ -248,20 +272,19 @@ impl<'a> ContainerView<'a> {
     }
 }
 
-/// Before an object is read: it may have as many elements as any.
+/// Before an object is read: it may cost as much as any.
 pub(super) fn allow_elements() {
-    LEFT.set(MAX_ELEMENTS);
+    LEFT.set(Some(MAX_COST));
 }
 
-/// After an object could not be read: whether it had too many elements.
+/// After an object could not be read: whether it cost too much.
 pub(super) fn has_too_many_elements() -> bool {
-    LEFT.get() == 0
+    LEFT.get().is_none()
 }
 
-fn count<E: Error>() -> Result<(), E> {
-    let left = LEFT.get().checked_sub(1).ok_or_else(|| E::custom("too many elements"))?;
-    LEFT.set(left);
-    Ok(())
+fn spend<E: Error>(cost: usize) -> Result<(), E> {
+    LEFT.set(LEFT.get().and_then(|left| left.checked_sub(cost)));
+    LEFT.get().map(drop).ok_or_else(|| E::custom("too many elements"))
 }
 
 /// An object, or nothing: absent or null. A derived reader would take a list, too.
@@ -378,7 +401,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Words<'a> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Words<'de>, A::Error> {
                 let mut words = Vec::new();
                 while let Some(word) = elements.next_element()? {
-                    count()?;
+                    spend(1)?;
                     words.push(word);
                 }
                 Ok(Words(words))
@@ -426,10 +449,10 @@ impl<'l, T> IntoIterator for &'l ObjectList<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectList<T> {
+impl<'de, T: Deserialize<'de> + Element> Deserialize<'de> for ObjectList<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OfList<T>(Vec<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfList<T> {
+        impl<'de, T: Deserialize<'de> + Element> Visitor<'de> for OfList<T> {
             type Value = ObjectList<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -438,7 +461,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectList<T> {
 
             fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<ObjectList<T>, A::Error> {
                 while let Some(element) = elements.next_element_seed(ObjectSeed(PhantomData))? {
-                    count()?;
+                    spend(T::COST)?;
                     self.0.push(element);
                 }
                 Ok(ObjectList(Some(self.0)))
@@ -479,7 +502,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Labels<'de>, A::Error> {
                 let mut labels = Vec::new();
                 while let Some(entry) = entries.next_entry()? {
-                    count()?;
+                    spend(1)?;
                     labels.push(entry);
                 }
                 Ok(Labels(labels))
@@ -490,5 +513,33 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
             }
         }
         deserializer.deserialize_any(OfLabels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn containers(count: usize) -> Value {
+        json!({"spec": {"containers": vec![json!({}); count]}})
+    }
+
+    #[test]
+    fn what_costs_too_much_is_refused_and_told_from_another_type() {
+        for (pod, is_read) in [
+            (containers(MAX_COST / 60), true),
+            (containers(MAX_COST / 60 + 1), false),
+            (json!({"spec": {"containers": [{"env": vec![json!({}); MAX_COST - 60]}]}}), true),
+            (json!({"spec": {"containers": [{"env": vec![json!({}); MAX_COST]}]}}), false),
+            (json!({"spec": {"containers": [{"args": vec![""; MAX_COST]}]}}), false),
+            (json!({"spec": {"containers": [{"ports": vec![json!({}); MAX_COST]}]}}), true),
+            (json!({"spec": {"volumes": vec![json!({}); MAX_COST / 2 + 1]}}), false),
+        ] {
+            assert_eq!(PodView::of(&pod).is_ok(), is_read);
+            assert_eq!(has_too_many_elements(), !is_read);
+        }
+        assert!(PodView::of(&json!({"spec": []})).is_err() && !has_too_many_elements());
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::ReviewError,
-    pod_view::{self, MAX_ELEMENTS, PodView},
+    pod_view::{self, MAX_COST, PodView},
 };
 
 /// The only version that is spoken.
@@ -118,7 +118,7 @@ impl<'a> Request<'a> {
 /// Its text would repeat what was sent.
 fn unread(error: &serde_json::Error) -> ReviewError {
     if error.is_data() && pod_view::has_too_many_elements() {
-        return ReviewError::TooComplex { limit: MAX_ELEMENTS };
+        return ReviewError::TooComplex { limit: MAX_COST };
     }
     ReviewError::Json {
         problem: match error.classify() {

@@ -60,10 +60,11 @@ impl Pause {
         (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
     }
 
-    /// After a request that failed. A conflict: another replica was first, and the watch brings what it wrote.
+    /// After a request that failed. A conflict: another replica was first, and the watch brings what it wrote. Conflicts
+    /// that do not end are a contention, too.
     pub fn after(&mut self, problem: &Problem) {
         match problem.reason {
-            Reason::Conflict => self.echo(),
+            Reason::Conflict => self.wrote(),
             _ => self.after_failure(problem.retry_after),
         }
     }

@@ -390,7 +390,7 @@ impl Rotation {
             Some(_) => self.serving.set(true),
             None => self.serving.fail(problem.as_deref().unwrap_or("none yet")),
         }
-        // Who was trusted once stays ready: a caBundle that somebody overwrote is mended sooner than endpoints change.
+        // Who was trusted once stays ready: a caBundle that somebody overwrote is repaired sooner than endpoints change.
         if !self.was_published {
             let is_trusted = leaf.is_some_and(|leaf| self.publication.trusted_since(leaf.issuer.id()).is_some());
             self.was_published = is_trusted || self.publication.is_unregistered();
@@ -454,6 +454,7 @@ impl Rotation {
     /// Logs a problem with an object, once for each change of its words. That another replica was first is none.
     fn complain(&mut self, object: String, problem: Problem) {
         if problem.reason == Reason::Conflict {
+            self.problems.remove(&object);
             return;
         }
         if self.problems.get(&object).map(ToString::to_string) != Some(problem.to_string()) {

@@ -226,7 +226,7 @@ impl BudgetState {
                 && !waiting.evicted
                 && (waiting.peer, waiting.is_large) == (peer, is_large)
         };
-        if self.holders.iter().any(is_another) {
+        if of_one > 0 && self.holders.iter().any(is_another) {
             return;
         }
         let mine = self.of(peer) + to.saturating_sub(holder.bytes);

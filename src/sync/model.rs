@@ -3,7 +3,8 @@
 //!
 //! A replica sees source, clone and namespace some time after they changed, each on its own; it reads the source with a
 //! quorum, plans, and its write lands at any later moment, or never. What is stored is held as the API server holds it:
-//! a create finds nothing, an update or a delete finds the version that was seen, or they fail.
+//! a create finds nothing, an update or a delete finds the version that was seen, or they fail. That no clone goes back to an
+//! older token is held of updates: a create that was on its way may bring one, and is corrected.
 
 use std::collections::HashMap;
 

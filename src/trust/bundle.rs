@@ -35,7 +35,7 @@ pub enum BundleError {
     #[error("there is no CA certificate: put one into key ca.crt, as PEM")]
     NoCa,
     /// A key that should hold CAs holds something else.
-    #[error("key {key:?} is of no use: {problem}; mend it or remove it")]
+    #[error("key {key:?} is of no use: {problem}; fix it or remove it")]
     Key {
         /// The key.
         key: String,

@@ -1,7 +1,7 @@
 //! Whether what is installed follows from the configuration: webhooks, guards and rights.
 //!
 //! All three are written by `gitlab-runner-webhook manifests` and applied by somebody, later or never, so that each can
-//! say something else than the configuration that the program runs with. `check` names every difference with its mend.
+//! say something else than the configuration that the program runs with. `check` names every difference with its remediation.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -11,7 +11,7 @@ use crate::{
     admission::{
         kind::BUILD,
         pod::{MountPlace, volume},
-        pod_view::{ContainerView, MountView, ObjectList, PodView, VolumeView},
+        pod_view::{ContainerView, MountView, PodView, VolumeView},
     },
     config::{Config, PublicRoots},
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
@@ -52,7 +52,7 @@ impl<'a> JobInjector<'a> {
 }
 
 impl super::Injector for JobInjector<'_> {
-    fn concerns(&self, container: &ContainerView<'_>, _: &ObjectList<ContainerView<'_>>) -> bool {
+    fn concerns(&self, container: &ContainerView<'_>, _: bool) -> bool {
         has_name(container, &[BUILD, HELPER]) || self.services && !is_of_mesh(container)
     }
 

@@ -21,7 +21,7 @@ use crate::{
     admission::{
         kind::runs_entrypoint,
         pod::{MountPlace, shows},
-        pod_view::{ContainerView, MountView, ObjectList, PodView, VolumeView},
+        pod_view::{ContainerView, MountView, PodView, VolumeView},
         review::Warning,
     },
     config::Config,
@@ -106,8 +106,8 @@ impl<'a> ManagerInjector<'a> {
 }
 
 impl super::Injector for ManagerInjector<'_> {
-    fn concerns(&self, container: &ContainerView<'_>, all: &ObjectList<ContainerView<'_>>) -> bool {
-        if all.iter().any(runs_entrypoint) { runs_entrypoint(container) } else { !is_of_mesh(container) }
+    fn concerns(&self, container: &ContainerView<'_>, has_entrypoint: bool) -> bool {
+        if has_entrypoint { runs_entrypoint(container) } else { !is_of_mesh(container) }
     }
 
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {

@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use crate::wait;
+
 /// A control group with a limit. Removed when dropped; what is in it must have ended.
 #[derive(Debug)]
 pub struct MemoryLimit {
@@ -12,10 +14,11 @@ pub struct MemoryLimit {
 impl MemoryLimit {
     /// `None` where this process may make no control group: without root, or with a file system that is read-only.
     pub fn new(bytes: u64) -> Option<Self> {
-        let name = format!("gitlab-runner-webhook-{}", std::process::id());
+        let name = format!("gitlab-runner-webhook-{}-{}", std::process::id(), wait::unique());
         let v1 = (PathBuf::from("/sys/fs/cgroup/memory"), false, "memory.limit_in_bytes");
         let v2 = (PathBuf::from("/sys/fs/cgroup"), true, "memory.max");
-        [v1, v2].into_iter().find_map(|(parent, is_v2, limit)| {
+        let is_v2 = v2.0.join("cgroup.controllers").exists();
+        [v1, v2].into_iter().filter(|(_, of_v2, _)| *of_v2 == is_v2).find_map(|(parent, is_v2, limit)| {
             let folder = parent.join(&name);
             fs::create_dir(&folder).ok()?;
             let made = Self { folder, is_v2 };
