@@ -16,6 +16,7 @@
 //! | `plan` | what is to be done, from what is known. PURE |
 //! | `options` | what the loop is told. PURE |
 //! | `pause` | when something may be done again |
+//! | `leaf_issuer` | issues leaves, in the loop or in a handshake |
 //! | `clock` | the time as the API server has it |
 //! | `watch_object` | a watch of one object |
 //! | `store` | the one reader and writer of the CA Secret |
@@ -29,6 +30,7 @@ mod clock;
 mod conditions;
 mod files;
 mod keyring;
+mod leaf_issuer;
 #[cfg(test)]
 mod model;
 mod options;

@@ -12,9 +12,10 @@ use tokio::time;
 use tracing::{info, warn};
 
 use super::{
-    authority::{Authority, AuthorityError, AuthorityId, Leaf},
+    authority::{AuthorityId, Leaf},
     clock::Clock,
     conditions::ConditionReporter,
+    leaf_issuer::LeafIssuer,
     options::Options,
     pause::Pause,
     plan::{self, CertificatesView, Stored},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     cluster::{Change, Clients, EventQueue, Problem, Reason, Requests, Standing, Standings, WatchHealth},
-    server::{Certificate, Served},
+    server::Certificate,
     shutdown::Shutdown,
     telemetry::{
         health::{Health, ReadinessGate},
@@ -461,35 +462,6 @@ impl Rotation {
             warn!(object, reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
         }
         self.problems.insert(object, problem);
-    }
-}
-
-/// Issues leaves, in the loop or in a handshake.
-#[derive(Clone)]
-struct LeafIssuer {
-    issuer: Arc<Authority>,
-    options: Options,
-    clock: Arc<Clock>,
-}
-
-impl LeafIssuer {
-    fn mint(&self) -> Result<Leaf, AuthorityError> {
-        self.issuer.issue(&self.options.names, self.options.lifetimes.leaf, self.clock.now())
-    }
-
-    /// A process that was stopped wakes up with an expired leaf, and a handshake may come before the loop's next look.
-    fn served(&self, leaf: &Leaf) -> Served {
-        let (minter, validity) = (self.clone(), leaf.validity);
-        let successor = move || {
-            let now = minter.clock.now();
-            let can_help = !validity.holds(now) && minter.issuer.validity().holds(now);
-            can_help.then(|| minter.mint().ok().map(|leaf| minter.served(&leaf))).flatten()
-        };
-        Served {
-            key: Arc::clone(&leaf.key),
-            not_after: leaf.validity.not_after.as_second(),
-            successor: Some(Box::new(successor)),
-        }
     }
 }
 
