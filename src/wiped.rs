@@ -55,3 +55,25 @@ pub fn forget_last_applied(metadata: &mut ObjectMeta) {
         copy.zeroize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Safe Rust cannot look at memory that was given back: that values are empty shows that they were overwritten.
+    #[test]
+    fn values_and_kubectls_copy_are_overwritten() {
+        let secret: Secret = serde_json::from_value(json!({
+            "metadata": {"annotations": {ANNOTATION_LAST_APPLIED: "hunter2", "other": "stays"}},
+            "data": {"a": "aHVudGVyMg=="},
+        }))
+        .unwrap();
+        let (mut data, mut metadata) = (secret.data.unwrap(), secret.metadata);
+        wipe(&mut data);
+        forget_last_applied(&mut metadata);
+        assert!(data["a"].0.is_empty());
+        assert_eq!(metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["other"]);
+    }
+}

@@ -282,6 +282,44 @@ async fn a_namespace_that_is_selected_later_has_its_certificates_read_then() {
     .await;
 }
 
+/// How long a clone takes to follow its source while nothing else happens, while a Secret with a megabyte of certificates
+/// is rewritten elsewhere as fast as the API server takes it, and while that is one of our name. No assertion on time: the
+/// medians are printed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "soak: three times a hundred rotations"]
+async fn soak_certificates_elsewhere_delay_no_clone() {
+    let cluster = mission().await;
+    let _tool = cluster.tool(BINARY).await.start().await;
+    cluster.create_namespace("elsewhere", &[]).await;
+    for name in [None, Some("another-name"), Some(CERTS)] {
+        let writer = name.map(|name| {
+            let (secrets, certificate) = (cluster.secrets("elsewhere"), cluster.certificate.ca_pem.clone());
+            tokio::spawn(async move {
+                let mut secret = large(name, "ca.crt", certificate.repeat(1_000_000 / certificate.len()).as_bytes());
+                for round in 0_u64.. {
+                    secret.metadata.labels = Some([("round".to_owned(), round.to_string())].into());
+                    let params = kube::api::PatchParams::apply("test").force();
+                    secrets.patch(name, &params, &kube::api::Patch::Apply(&secret)).await.unwrap();
+                }
+            })
+        });
+        let mut taken = Vec::new();
+        for round in 0..100 {
+            let value = format!("{name:?}-{round}");
+            let started = Instant::now();
+            rotate(&cluster, &value).await;
+            followed(&cluster, &value).await;
+            taken.push(started.elapsed());
+        }
+        if let Some(writer) = writer {
+            assert!(!writer.is_finished(), "it went on all the time");
+            writer.abort();
+        }
+        taken.sort_unstable();
+        println!("beside {name:?}: median {:?}, longest {:?}", taken[50], taken[99]);
+    }
+}
+
 /// A Secret of nearly 1 MiB.
 fn large(name: &str, key: &str, value: &[u8]) -> Secret {
     let data = BTreeMap::from([(key.to_owned(), ByteString(value.to_vec()))]);
