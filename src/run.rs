@@ -48,7 +48,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (webhook_address, probe_address) = (webhook_socket.local_addr()?, probe_socket.local_addr()?);
     let certificate = Certificate::new(metrics.clone());
     let events = EventQueue::default();
-    let way = match settings.tls {
+    let certificate_source = match settings.tls {
         TlsMode::SelfManaged => CertificateSource::SelfManaged(pki::Options::new(&settings, namespace.clone())?),
         TlsMode::Files => {
             let files = CertificateFiles { cert: settings.tls_cert.clone(), key: settings.tls_key.clone() };
@@ -76,7 +76,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     if let Some(client_ca) = client_ca {
         readers.spawn(client_ca.keep_fresh(settings.tls_reload));
     }
-    match way {
+    match certificate_source {
         CertificateSource::Files(files) => {
             readers.spawn(files.keep_fresh(settings.tls_reload));
         }

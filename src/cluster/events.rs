@@ -26,7 +26,7 @@ use crate::{
 
 /// A state must last this long to be told: most pass by themselves.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Between two writes: a thousand namespaces with the same trouble must not become a load.
+/// Between two writes: a thousand namespaces with the same problem must not become a load.
 const PACE: Duration = Duration::from_millis(200);
 /// Longest wait for one write.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ pub struct EventQueue(Arc<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// The latest occurrence of each object, by namespace and name of the Event.
+    /// The latest record of each object, by namespace and name of the Event.
     latest: Mutex<BTreeMap<(NamespaceName, String), EventRecord>>,
     news: Notify,
 }
@@ -100,7 +100,7 @@ pub struct EventWriter {
     late: BTreeMap<(NamespaceName, String), (Instant, EventRecord)>,
 }
 
-/// The troubles that were told and are not over: of each Event which, how often, and since when.
+/// The problems that were told and are not over: of each Event which, how often, and since when.
 #[derive(Default)]
 struct EventHistory(HashMap<(NamespaceName, String), ReportedEvent>);
 
@@ -112,19 +112,19 @@ struct ReportedEvent {
 }
 
 impl EventQueue {
-    /// Notes an occurrence; a later one about the same object takes its place.
-    pub fn tell(&self, occurrence: EventRecord) {
-        let key = (occurrence.regarding.namespace.clone(), names::event(&occurrence.regarding.name));
+    /// Notes a record; a later one about the same object takes its place.
+    pub fn tell(&self, record: EventRecord) {
+        let key = (record.regarding.namespace.clone(), names::event(&record.regarding.name));
         let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.len() < MAX_WAITING || latest.contains_key(&key) {
-            latest.insert(key, occurrence);
+            latest.insert(key, record);
             self.0.news.notify_one();
         }
     }
 
-    /// Notes an occurrence that could not be written, unless there is a later one.
-    fn give_back(&self, key: (NamespaceName, String), occurrence: EventRecord) {
-        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(occurrence);
+    /// Notes a record that could not be written, unless there is a later one.
+    fn give_back(&self, key: (NamespaceName, String), record: EventRecord) {
+        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(record);
     }
 
     fn take(&self) -> Option<((NamespaceName, String), EventRecord)> {
@@ -155,18 +155,18 @@ impl EventWriter {
                 () = time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
             }
             let now = Instant::now();
-            for (key, (_, occurrence)) in self.late.extract_if(.., |_, (due, _)| *due <= now) {
-                self.events.give_back(key, occurrence);
+            for (key, (_, record)) in self.late.extract_if(.., |_, (due, _)| *due <= now) {
+                self.events.give_back(key, record);
             }
-            while let Some(((namespace, name), occurrence)) = self.events.take() {
-                self.write(namespace, name, &occurrence).await;
+            while let Some(((namespace, name), record)) = self.events.take() {
+                self.write(namespace, name, &record).await;
                 time::sleep(PACE).await;
             }
         }
     }
 
-    async fn write(&mut self, namespace: NamespaceName, name: String, occurrence: &EventRecord) {
-        let EventRecord { regarding, is_warning, reason, note } = occurrence;
+    async fn write(&mut self, namespace: NamespaceName, name: String, record: &EventRecord) {
+        let EventRecord { regarding, is_warning, reason, note } = record;
         let now = Timestamp::now();
         let key = (namespace.clone(), name.clone());
         self.brakes.retain(|_, brake| !brake.is_idle(Instant::now()));
@@ -175,11 +175,11 @@ impl EventWriter {
         }
         let due = self.brakes.get(&key).and_then(|brake| brake.due(&(), Rival::Other, Instant::now()));
         if let Some(due) = due {
-            self.late.insert(key, (due, occurrence.clone()));
+            self.late.insert(key, (due, record.clone()));
             return;
         }
         self.late.remove(&key);
-        let Some(ReportedEvent { count, first, .. }) = self.history.told(&key, occurrence, now) else { return };
+        let Some(ReportedEvent { count, first, .. }) = self.history.told(&key, record, now) else { return };
         let uid = match &regarding.uid {
             Uid::Seen(uid) => uid.clone(),
             Uid::OfDeployment => self.uid_of_deployment(regarding).await,
@@ -206,7 +206,7 @@ impl EventWriter {
         match self.requests.apply::<CoreEvent>(FIELD_MANAGER_EVENT, &namespace, &name, event).await {
             Ok(()) => {
                 self.brakes.entry(key.clone()).or_default().wrote((), Rival::Other, Instant::now());
-                self.history.note(key, occurrence, ReportedEvent { reason, count, first });
+                self.history.note(key, record, ReportedEvent { reason, count, first });
             }
             Err(problem) => tracing::debug!(reason = problem.reason.as_str(), detail = %problem, "event not told"),
         }
@@ -219,21 +219,21 @@ impl EventWriter {
 }
 
 impl EventHistory {
-    /// What an Event about this says of the past; `None`: it is not worth one, for the trouble that is over passed
+    /// What an Event about this says of the past; `None`: it is not worth one, for the problem that is over passed
     /// before it was told.
-    fn told(&self, key: &(NamespaceName, String), occurrence: &EventRecord, now: Timestamp) -> Option<ReportedEvent> {
+    fn told(&self, key: &(NamespaceName, String), record: &EventRecord, now: Timestamp) -> Option<ReportedEvent> {
         let former = self.0.get(key).copied();
-        if !occurrence.is_warning && former.is_none() {
+        if !record.is_warning && former.is_none() {
             return None;
         }
-        let same = former.filter(|told| told.reason == occurrence.reason);
+        let same = former.filter(|told| told.reason == record.reason);
         let (count, first) = same.map_or((1, now), |told| (told.count.saturating_add(1), told.first));
-        Some(ReportedEvent { reason: occurrence.reason, count, first })
+        Some(ReportedEvent { reason: record.reason, count, first })
     }
 
     /// It was told. What is over is forgotten, so that this does not grow with all that ever was.
-    fn note(&mut self, key: (NamespaceName, String), occurrence: &EventRecord, told: ReportedEvent) {
-        if occurrence.is_warning {
+    fn note(&mut self, key: (NamespaceName, String), record: &EventRecord, told: ReportedEvent) {
+        if record.is_warning {
             self.0.insert(key, told);
         } else {
             self.0.remove(&key);
@@ -254,7 +254,7 @@ fn camel_case(reason: &str) -> String {
 mod tests {
     use super::*;
 
-    fn occurrence(namespace: &str, name: &str, reason: &'static str) -> EventRecord {
+    fn record(namespace: &str, name: &str, reason: &'static str) -> EventRecord {
         let namespace = namespace.parse().unwrap();
         let regarding =
             Regarding { namespace, kind: "Secret", api_version: "v1", name: name.to_owned(), uid: Uid::Seen(None) };
@@ -272,25 +272,25 @@ mod tests {
     fn of_each_object_the_latest_is_told_and_the_list_is_bounded() {
         let events = EventQueue::default();
         for reason in ["source-missing", "forbidden"] {
-            events.tell(occurrence("a", "secret", reason));
+            events.tell(record("a", "secret", reason));
         }
         assert_eq!(events.take().unwrap().1.reason, "forbidden");
         assert!(events.take().is_none());
         for number in 0..MAX_WAITING + 9 {
-            events.tell(occurrence("a", &format!("secret-{number}"), "forbidden"));
+            events.tell(record("a", &format!("secret-{number}"), "forbidden"));
         }
         assert_eq!(std::iter::from_fn(|| events.take()).count(), MAX_WAITING);
     }
 
     #[test]
-    fn a_trouble_is_counted_while_it_lasts_and_its_end_is_told_only_after_it_was() {
+    fn a_problem_is_counted_while_it_lasts_and_its_end_is_told_only_after_it_was() {
         let mut history = EventHistory::default();
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut tell = |reason, is_warning, second| {
-            let occurrence = EventRecord { is_warning, ..occurrence("a", "secret", reason) };
+            let record = EventRecord { is_warning, ..record("a", "secret", reason) };
             let key = ("a".parse().unwrap(), "event".to_owned());
-            let told = history.told(&key, &occurrence, at(second))?;
-            history.note(key, &occurrence, told);
+            let told = history.told(&key, &record, at(second))?;
+            history.note(key, &record, told);
             Some((told.count, told.first))
         };
         assert_eq!(tell("synced", false, 1), None, "it passed before it was told");

@@ -236,8 +236,8 @@ impl Driver {
         let there = self.observed.target(clone, &target.namespace);
         let seen_source = self.observed.source(&self.config, clone);
         let seen = plan(spec, seen_source, namespace, there);
-        if let Plan::NoAction(rest) = seen {
-            return self.rest(&target, &rest);
+        if let Plan::NoAction(why) = seen {
+            return self.no_action(&target, &why);
         }
         let rival = self.rival(there.is_some_and(SecretState::is_last_by_us));
         let wanted = Wanted::of_clone(&seen, seen_source);
@@ -251,8 +251,8 @@ impl Driver {
             (_, Some(source)) => (plan(spec, SourceView::of(source.as_deref()), namespace, there), source.clone()),
             (_, None) => return reads.wait(target),
         };
-        if let Plan::NoAction(rest) = plan {
-            return self.rest(&target, &rest);
+        if let Plan::NoAction(why) = plan {
+            return self.no_action(&target, &why);
         }
         let read = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
         // The watch may be behind the read.
@@ -275,8 +275,8 @@ impl Driver {
         let namespace = self.observed.namespace_of(&self.config, &target);
         let there = self.observed.all_bundles().get(&target.namespace);
         let plan = plan_trust(&self.config.certs_secret_name, self.observed.certs_of(&target), namespace, there);
-        if let Plan::NoAction(rest) = plan {
-            return self.rest(&target, &rest);
+        if let Plan::NoAction(why) = plan {
+            return self.no_action(&target, &why);
         }
         let rival = self.rival(there.is_some_and(BundleState::is_last_by_us));
         let wanted = Wanted::of_trust(&plan, self.observed.certs_of(&target));
@@ -318,8 +318,8 @@ impl Driver {
         };
         match self.permits.ask(self.standings.current(), target, plan, (wanted, rival), now) {
             Permit::Now => return false,
-            Permit::Unknown => self.queue.rest(target),
-            Permit::OfOther => self.rest(target, &NoAction::Standby),
+            Permit::Unknown => self.queue.done(target),
+            Permit::OfOther => self.no_action(target, &NoAction::Standby),
             Permit::Later { due, is_contended } => {
                 if is_contended {
                     self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);

@@ -134,7 +134,7 @@ impl Queue {
     }
 
     /// A taken clone needs nothing.
-    pub fn rest(&mut self, target: &Target) {
+    pub fn done(&mut self, target: &Target) {
         self.entries.remove(target);
     }
 
@@ -254,7 +254,7 @@ mod tests {
             {
                 if done.contains(&next) {
                     queue.meet(&next);
-                    queue.rest(&next);
+                    queue.done(&next);
                 } else {
                     queue.begin(&next);
                     writes.push_back(next);
@@ -266,7 +266,7 @@ mod tests {
             } else {
                 in_vain += 1;
                 queue.meet(&written);
-                queue.rest(&written);
+                queue.done(&written);
             }
         }
         assert_eq!(done.len(), CLONES);
@@ -293,7 +293,7 @@ mod tests {
         let ways = [queue.take(now).unwrap().0, queue.take(now).unwrap().0];
         for met in &ways {
             queue.meet(met);
-            queue.rest(met);
+            queue.done(met);
         }
         queue.mark(target("alone"), Order::First, now);
         assert_eq!(taken(&mut queue, now), ["alone", "d", "c"], "two that were under way are one meeting");
@@ -318,7 +318,7 @@ mod tests {
         assert!(queue.take(now).is_none(), "the write has not come back yet");
         let (_, second) = queue.take(now + ECHO).unwrap();
         assert!(second > first);
-        queue.rest(&a);
+        queue.done(&a);
         assert!(queue.take(now).is_none());
     }
 

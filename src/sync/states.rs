@@ -57,8 +57,8 @@ impl States {
     }
 
     /// Notes that nothing is to be done, and why. Returns whether admission has to know.
-    pub fn note_rest(&mut self, target: &Target, rest: &NoAction, now: Instant) -> bool {
-        match rest {
+    pub fn note_no_action(&mut self, target: &Target, why: &NoAction, now: Instant) -> bool {
+        match why {
             NoAction::Synced | NoAction::NotWanted | NoAction::NamespaceAbsent | NoAction::NamespaceTerminating => {
                 self.falls_in_step(target)
             }
@@ -108,9 +108,9 @@ impl States {
         detail: Option<&str>,
         uid: Option<&str>,
     ) {
-        let is_warning = is_trouble(target.subject, state);
+        let is_warning = is_problem(target.subject, state);
         let is_over =
-            state == NoAction::Synced.reason() && former.is_some_and(|former| is_trouble(target.subject, former));
+            state == NoAction::Synced.reason() && former.is_some_and(|former| is_problem(target.subject, former));
         if !is_warning && !is_over {
             return;
         }
@@ -164,7 +164,7 @@ impl States {
 }
 
 /// Whether somebody has to do something about an object in this state.
-fn is_trouble(subject: Subject, state: &str) -> bool {
+fn is_problem(subject: Subject, state: &str) -> bool {
     match subject {
         // No certificates, no trust bundle: most clusters have none.
         Subject::Trust if state == NoAction::SourceMissing.reason() => false,

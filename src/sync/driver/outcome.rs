@@ -106,7 +106,8 @@ impl Driver {
         self.stale |= self.states.set(target, state, Some(detail), uid);
     }
 
-    pub(super) fn rest(&mut self, target: &Target, rest: &NoAction) {
+    /// Nothing is to be done, and why.
+    pub(super) fn no_action(&mut self, target: &Target, why: &NoAction) {
         self.permits.forget(target);
         // What has been done already in the middle of a fan-out was done by another replica.
         if self.writes > 0 {
@@ -115,12 +116,12 @@ impl Driver {
         let contended = self.permits.contended_until(target, Instant::now());
         match contended {
             Some(until) => self.queue.defer(target.clone(), until),
-            None => self.queue.rest(target),
+            None => self.queue.done(target),
         }
         if self.rereads.has(target) {
             return;
         }
-        let detail = match (rest, target.subject) {
+        let detail = match (why, target.subject) {
             (NoAction::Conflict, Subject::Clone(clone)) => {
                 let there = self.observed.target(clone, &target.namespace);
                 let keys = there.map(|there| there.keys.join(",")).unwrap_or_default();
@@ -133,17 +134,17 @@ impl Driver {
             },
             _ => None,
         };
-        if matches!((rest, target.subject), (NoAction::Synced, Subject::Clone(_))) {
+        if matches!((why, target.subject), (NoAction::Synced, Subject::Clone(_))) {
             self.tell_content(&target.namespace);
         }
         let uid = self.observed.uid(target);
-        self.stale |= self.states.note_rest(target, rest, Instant::now());
-        self.stale |= match (contended, rest) {
+        self.stale |= self.states.note_no_action(target, why, Instant::now());
+        self.stale |= match (contended, why) {
             // Right for now, and the next one to change it is about to come.
             (Some(_), NoAction::Synced) => {
                 self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid)
             }
-            _ => self.states.set(target, rest.reason(), detail.as_deref(), uid),
+            _ => self.states.set(target, why.reason(), detail.as_deref(), uid),
         };
     }
 

@@ -225,7 +225,7 @@ impl Cluster {
         events.into_iter().filter(|event| event.user == USER).collect()
     }
 
-    /// What the program wrote, or tried to write, so far, by the audit log. Without Events, which come when a trouble has
+    /// What the program wrote, or tried to write, so far, by the audit log. Without Events, which come when a problem has
     /// lasted a while.
     pub async fn writes(&self) -> Vec<AuditEvent> {
         let reads = ["get", "list", "watch"];
