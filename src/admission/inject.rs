@@ -10,7 +10,7 @@ mod manager;
 use std::collections::BTreeSet;
 
 use json_patch::Patch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use manager::host;
 
@@ -289,6 +289,11 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
         more => format!(" and {more} more"),
     };
     (!names.is_empty()).then(|| Warning::new(format!("already set, so kept: {}{more}", shown.join(", "))))
+}
+
+/// A mount of one of our volumes.
+fn mount(volume: &str, path: &str) -> Value {
+    json!({"name": volume, "mountPath": path, "readOnly": true})
 }
 
 /// The variable of this name in a container. The last of several counts, as kubelet has it.

@@ -7,7 +7,10 @@ use serde_json::json;
 
 use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, inject, items, other_cas, seen};
 use crate::{
-    admission::pod::{MountPlace, shows},
+    admission::{
+        pod::{MountPlace, shows},
+        pod_view::within_cost,
+    },
     names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
     trust::Trust,
 };
@@ -241,7 +244,7 @@ proptest! {
         let injection = inject(&pod, kind, "ns", &snapshot, &config);
         // From bytes as from a value.
         let (text, view) = (pod.to_string(), PodView::of(&pod).unwrap());
-        let read: PodView<'_> = serde_json::from_str(&text).unwrap();
+        let read: PodView<'_> = within_cost(|| serde_json::from_str(&text)).0.unwrap();
         prop_assert_eq!(PodKind::of(&read, &config), PodKind::of(&view, &config));
         let read = super::super::inject(&read, kind, "ns", &snapshot, &config);
         prop_assert_eq!((&read.patch, &read.warnings, read.reason), (&injection.patch, &injection.warnings, injection.reason));

@@ -39,10 +39,10 @@ impl PodKind {
         } else if label(LABEL_JOB).is_some()
             || pod.metadata.annotations.job.is_some()
             || label(LABEL_JOB_LEGACY).is_some_and(|name| name.starts_with("runner-"))
-                && containers(pod).any(|container| &*container.name == BUILD)
+                && pod.containers().any(|container| &*container.name == BUILD)
         {
             Self::Job
-        } else if containers(pod).any(runs_entrypoint)
+        } else if pod.containers().any(runs_entrypoint)
             || pod.spec.volumes.iter().any(|volume| holds_clone(volume, config))
         {
             Self::Manager
@@ -67,17 +67,12 @@ pub fn runs_entrypoint(container: &ContainerView<'_>) -> bool {
     container.command.iter().chain(container.args.iter()).any(|word| word.contains(ENTRYPOINT))
 }
 
-/// Whether a volume shows a clone with a runner's token: directly, or among the sources of a projected volume. A clone
-/// of `certsSecretName` says nothing: anybody may want certificates.
+/// Whether a volume shows a clone with a runner's token. A clone of `certsSecretName` says nothing: anybody may want
+/// certificates.
 fn holds_clone(volume: &VolumeView<'_>, config: &Config) -> bool {
     let holds_token =
         |name: &str| config.clones.iter().any(|clone| !clone.holds_certs && clone.secret.as_str() == name);
-    let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
-    projected.chain(&volume.secret).any(|secret| holds_token(&secret.name))
-}
-
-fn containers<'a>(pod: &'a PodView<'_>) -> impl Iterator<Item = &'a ContainerView<'a>> {
-    pod.spec.containers.iter()
+    volume.secrets().any(|secret| holds_token(&secret.name))
 }
 
 #[cfg(test)]

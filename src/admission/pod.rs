@@ -28,8 +28,7 @@ pub(super) fn is_windows(pod: &PodView<'_>) -> bool {
 
 /// Whether some container mounts a volume of this name, be it there or not.
 pub(super) fn mounts_volume(pod: &PodView<'_>, name: &str) -> bool {
-    let mut containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
-    containers.any(|container| container.volume_mounts.iter().any(|mount| &*mount.name == name))
+    pod.all_containers().flat_map(ContainerView::mounts).any(|mount| &*mount.name == name)
 }
 
 /// Appends to the list `list` of the object at `path`, once for each list: the second time it would be there.
@@ -111,8 +110,7 @@ impl MountView<'_> {
 /// Whether a mount shows this key of a Secret as a file of the same name.
 pub fn shows(pod: &PodView<'_>, mount: &MountView<'_>, secret: &str, key: &str) -> bool {
     let Some(volume) = volume(pod, &mount.name).filter(|_| !mount.is_partial()) else { return false };
-    let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
-    volume.secret.iter().chain(projected).any(|source| &*source.name == secret && selects(source, key))
+    volume.secrets().any(|source| &*source.name == secret && selects(source, key))
 }
 
 /// Without `items`, or with none in it, a volume has each key as a file.

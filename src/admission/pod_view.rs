@@ -9,9 +9,9 @@ mod elements;
 
 use serde::Deserialize;
 
-pub(super) use elements::{MAX_COST, ObjectList, Text, allow_elements, has_too_many_elements, optional};
+pub(super) use elements::{MAX_COST, optional, within_cost};
 
-use elements::{CountedElement, IgnoredFields, Labels, Words, nullable, object};
+use elements::{Elements, IgnoredFields, Labels, ListElement, Text, nullable, object};
 
 /// A Pod; of a Namespace, its metadata.
 #[derive(Debug, Default, Deserialize)]
@@ -48,13 +48,13 @@ pub(super) struct AnnotationsView<'a> {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PodSpecView<'a> {
     #[serde(borrow)]
-    pub(super) volumes: ObjectList<VolumeView<'a>>,
+    pub(super) volumes: Elements<VolumeView<'a>>,
     #[serde(borrow)]
-    pub(super) containers: ObjectList<ContainerView<'a>>,
+    pub(super) containers: Elements<ContainerView<'a>>,
     #[serde(borrow)]
-    pub(super) init_containers: ObjectList<ContainerView<'a>>,
+    pub(super) init_containers: Elements<ContainerView<'a>>,
     #[serde(borrow)]
-    pub(super) image_pull_secrets: ObjectList<NameView<'a>>,
+    pub(super) image_pull_secrets: Elements<NameView<'a>>,
     #[serde(borrow, deserialize_with = "object")]
     pub(super) os: NameView<'a>,
     #[serde(borrow)]
@@ -70,15 +70,15 @@ pub struct ContainerView<'a> {
     #[serde(borrow)]
     pub(super) name: Text<'a>,
     #[serde(borrow)]
-    pub(super) command: Words<'a>,
+    pub(super) command: Elements<Text<'a>>,
     #[serde(borrow)]
-    pub(super) args: Words<'a>,
+    pub(super) args: Elements<Text<'a>>,
     #[serde(borrow)]
-    pub(super) env: ObjectList<VariableView<'a>>,
+    pub(super) env: Elements<VariableView<'a>>,
     #[serde(borrow)]
-    pub(super) env_from: ObjectList<EnvFromView<'a>>,
+    pub(super) env_from: Elements<EnvFromView<'a>>,
     #[serde(borrow)]
-    pub(super) volume_mounts: ObjectList<MountView<'a>>,
+    pub(super) volume_mounts: Elements<MountView<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,7 +149,7 @@ pub(super) struct VolumeView<'a> {
 #[serde(default)]
 pub(super) struct ProjectedView<'a> {
     #[serde(borrow)]
-    pub(super) sources: ObjectList<ProjectedSourceView<'a>>,
+    pub(super) sources: Elements<ProjectedSourceView<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,7 +167,7 @@ pub(super) struct FilesView<'a> {
     #[serde(borrow, alias = "secretName")]
     pub(super) name: Text<'a>,
     #[serde(borrow)]
-    pub(super) items: ObjectList<KeyView<'a>>,
+    pub(super) items: Elements<KeyView<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -197,14 +197,14 @@ pub(super) struct NodeAffinityView<'a> {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct NodeSelectorView<'a> {
     #[serde(borrow)]
-    pub(super) node_selector_terms: ObjectList<NodeSelectorTermView<'a>>,
+    pub(super) node_selector_terms: Elements<NodeSelectorTermView<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct NodeSelectorTermView<'a> {
     #[serde(borrow)]
-    pub(super) match_expressions: ObjectList<ExpressionView<'a>>,
+    pub(super) match_expressions: Elements<ExpressionView<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -215,7 +215,7 @@ pub(super) struct ExpressionView<'a> {
     #[serde(borrow)]
     pub(super) operator: Text<'a>,
     #[serde(borrow)]
-    pub(super) values: Words<'a>,
+    pub(super) values: Elements<Text<'a>>,
 }
 
 impl<'a> PodView<'a> {
@@ -224,13 +224,24 @@ impl<'a> PodView<'a> {
     /// # Errors
     /// It is no pod, or has too many elements.
     pub fn of(object: &'a serde_json::Value) -> serde_json::Result<Self> {
-        allow_elements();
-        optional(object).map(Option::unwrap_or_default)
+        within_cost(|| elements::object(object)).0
     }
 
     /// Its ordinary containers.
     pub fn containers(&self) -> impl Iterator<Item = &ContainerView<'a>> {
         self.spec.containers.iter()
+    }
+
+    /// These, and its init containers.
+    pub(super) fn all_containers(&self) -> impl Iterator<Item = &ContainerView<'a>> {
+        self.containers().chain(&self.spec.init_containers)
+    }
+}
+
+impl<'a> VolumeView<'a> {
+    /// The Secrets that it shows: directly, or among the sources of a projected volume.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &FilesView<'a>> {
+        self.secret.iter().chain(self.projected.sources.iter().filter_map(|source| source.secret.as_ref()))
     }
 }
 
@@ -241,23 +252,23 @@ impl<'a> ContainerView<'a> {
     }
 }
 
-impl CountedElement for ContainerView<'_> {
+impl<'de: 'a, 'a> ListElement<'de> for ContainerView<'a> {
     /// Each may get a dozen additions.
     const COST: usize = 60;
 }
 
-impl CountedElement for VolumeView<'_> {
+impl<'de: 'a, 'a> ListElement<'de> for VolumeView<'a> {
     const COST: usize = 2;
 }
 
-impl CountedElement for VariableView<'_> {}
-impl CountedElement for EnvFromView<'_> {}
-impl CountedElement for MountView<'_> {}
-impl CountedElement for NameView<'_> {}
-impl CountedElement for ProjectedSourceView<'_> {}
-impl CountedElement for KeyView<'_> {}
-impl CountedElement for NodeSelectorTermView<'_> {}
-impl CountedElement for ExpressionView<'_> {}
+impl<'de: 'a, 'a> ListElement<'de> for VariableView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for EnvFromView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for MountView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for NameView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for ProjectedSourceView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for KeyView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for NodeSelectorTermView<'a> {}
+impl<'de: 'a, 'a> ListElement<'de> for ExpressionView<'a> {}
 
 #[cfg(test)]
 mod tests {
@@ -280,9 +291,10 @@ mod tests {
             (json!({"spec": {"containers": [{"ports": vec![json!({}); MAX_COST]}]}}), true),
             (json!({"spec": {"volumes": vec![json!({}); MAX_COST / 2 + 1]}}), false),
         ] {
-            assert_eq!(PodView::of(&pod).is_ok(), is_read);
-            assert_eq!(has_too_many_elements(), !is_read);
+            let (read, costs_too_much) = within_cost(|| object::<_, PodView<'_>>(&pod));
+            assert_eq!((read.is_ok(), costs_too_much), (is_read, !is_read));
         }
-        assert!(PodView::of(&json!({"spec": []})).is_err() && !has_too_many_elements());
+        let (read, costs_too_much) = within_cost(|| object::<_, PodView<'_>>(&json!({"spec": []})).map(drop));
+        assert!(read.is_err() && !costs_too_much);
     }
 }

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::pod_view::{FilesView, PodView};
+use super::pod_view::{PodView, VolumeView};
 
 /// Names of the Secrets that a pod's volumes, variables and image pulls refer to.
 ///
 /// `optional` references count, too: a pod that can start without the Secret is still to start with the current one.
 pub(super) fn references<'a>(pod: &'a PodView<'_>) -> BTreeSet<&'a str> {
     let spec = &pod.spec;
-    let volumes = spec.volumes.iter().flat_map(|volume| {
-        let projected = volume.projected.sources.iter().filter_map(|source| source.secret.as_ref());
-        projected.chain(&volume.secret).map(|secret: &FilesView<'_>| &*secret.name)
-    });
-    let variables = spec.containers.iter().chain(&spec.init_containers).flat_map(|container| {
+    let volumes = spec.volumes.iter().flat_map(VolumeView::secrets).map(|secret| &*secret.name);
+    let variables = pod.all_containers().flat_map(|container| {
         let env = container.env.iter().map(|variable| &*variable.value_from.secret_key_ref.name);
         env.chain(container.env_from.iter().map(|from| &*from.secret_ref.name))
     });

@@ -77,8 +77,9 @@ impl<'a> Request<'a> {
             request: Option<Wire<'a>>,
         }
 
-        pod_view::allow_elements();
-        let review: Review<'_> = serde_json::from_slice(body).map_err(|error| unread(&error))?;
+        let (review, costs_too_much) = pod_view::within_cost(|| serde_json::from_slice::<Review<'_>>(body));
+        let too_complex = ReviewError::TooComplex { limit: MAX_COST };
+        let review = review.map_err(|error| if costs_too_much { too_complex } else { not_json(&error) })?;
         match (review.api_version.as_str(), review.kind.as_str()) {
             (API_VERSION, KIND) => {}
             ("admission.k8s.io/v1beta1", KIND) => return Err(ReviewError::Version),
@@ -116,10 +117,7 @@ impl<'a> Request<'a> {
 }
 
 /// Its text would repeat what was sent.
-fn unread(error: &serde_json::Error) -> ReviewError {
-    if error.is_data() && pod_view::has_too_many_elements() {
-        return ReviewError::TooComplex { limit: MAX_COST };
-    }
+fn not_json(error: &serde_json::Error) -> ReviewError {
     ReviewError::Json {
         problem: match error.classify() {
             serde_json::error::Category::Io | serde_json::error::Category::Syntax => "bad syntax",

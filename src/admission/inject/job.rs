@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Additions, Obstacle, has_name, is_of_mesh, may_add_volume, variable};
+use super::{Additions, Obstacle, has_name, is_of_mesh, may_add_volume, mount, variable};
 use crate::{
     admission::{
         kind::BUILD,
@@ -61,7 +61,7 @@ impl super::Injector for JobInjector<'_> {
         match MountPlace::of(pod, container, MOUNT_TRUST) {
             MountPlace::Free => {
                 may_add_volume(pod, VOLUME_TRUST, is_ours)?;
-                additions.mounts.push(mount(MOUNT_TRUST));
+                additions.mounts.push(mount(VOLUME_TRUST, MOUNT_TRUST));
             }
             MountPlace::Mounted { mount } if shows_trust(pod, mount) => {}
             MountPlace::Mounted { .. } | MountPlace::Below => {
@@ -72,7 +72,7 @@ impl super::Injector for JobInjector<'_> {
         // GitLab's documentation tells users to mount their own certificates there.
         if MountPlace::of(pod, container, MOUNT_JOB_CERTS) == MountPlace::Free {
             may_add_volume(pod, VOLUME_TRUST, is_ours)?;
-            additions.mounts.push(mount(MOUNT_JOB_CERTS));
+            additions.mounts.push(mount(VOLUME_TRUST, MOUNT_JOB_CERTS));
         }
         for (name, value) in &self.variables {
             if *name == GIT_VARIABLE && has_name(container, &[HELPER]) {
@@ -97,10 +97,6 @@ impl super::Injector for JobInjector<'_> {
         // Optional: were it deleted in this very moment, the job would still start.
         json!({"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}})
     }
-}
-
-fn mount(path: &str) -> Value {
-    json!({"name": VOLUME_TRUST, "mountPath": path, "readOnly": true})
 }
 
 fn shows_trust(pod: &PodView<'_>, mount: &MountView<'_>) -> bool {

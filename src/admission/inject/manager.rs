@@ -16,7 +16,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Additions, Obstacle, is_of_mesh, may_add_volume, variable};
+use super::{Additions, Obstacle, is_of_mesh, may_add_volume, mount, variable};
 use crate::{
     admission::{
         kind::runs_entrypoint,
@@ -120,8 +120,7 @@ impl super::Injector for ManagerInjector<'_> {
                 if !may_add_volume(pod, VOLUME_CERTS, |volume| self.is_ours(volume))? {
                     shown_by = Some(&ours);
                 }
-                let path = MOUNT_MANAGER_CERTS;
-                additions.mounts.push(json!({"name": VOLUME_CERTS, "mountPath": path, "readOnly": true}));
+                additions.mounts.push(mount(VOLUME_CERTS, MOUNT_MANAGER_CERTS));
             }
             MountPlace::Mounted { mount } if shows(pod, mount, self.secret, key) => shown_by = Some(mount),
             MountPlace::Mounted { .. } | MountPlace::Below => return Err(Obstacle::ForeignMount("")),

@@ -11,9 +11,15 @@ use serde::{
 /// some 12,000; 300 containers is the most.
 pub(in crate::admission) const MAX_COST: usize = 20_000;
 
-/// What an element of a list costs.
-pub(in crate::admission) trait CountedElement {
+/// An element of a list.
+pub(in crate::admission) trait ListElement<'de>: Deserialize<'de> {
+    /// What it costs.
     const COST: usize = 1;
+
+    /// Reads one: an object.
+    fn read<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        optional(deserializer)?.ok_or_else(|| D::Error::custom("null in a list"))
+    }
 }
 
 thread_local! {
@@ -21,14 +27,11 @@ thread_local! {
     static LEFT: Cell<Option<usize>> = const { Cell::new(Some(MAX_COST)) };
 }
 
-/// Before an object is read: it may cost as much as any.
-pub(in crate::admission) fn allow_elements() {
+/// Reads something in which an object may cost as much as any. Says, too, whether it cost too much, which is an error.
+pub(in crate::admission) fn within_cost<T, E>(read: impl FnOnce() -> Result<T, E>) -> (Result<T, E>, bool) {
     LEFT.set(Some(MAX_COST));
-}
-
-/// After an object could not be read: whether it cost too much.
-pub(in crate::admission) fn has_too_many_elements() -> bool {
-    LEFT.get().is_none()
+    let result = read();
+    (result, LEFT.get().is_none())
 }
 
 fn spend<E: Error>(cost: usize) -> Result<(), E> {
@@ -115,14 +118,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// An element of a list: an object.
-struct ObjectSeed<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for ObjectSeed<T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        optional(deserializer)?.ok_or_else(|| D::Error::custom("null in a list"))
+impl<'de: 'a, 'a> ListElement<'de> for Text<'a> {
+    fn read<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(deserializer)
     }
 }
 
@@ -131,54 +129,17 @@ impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for ObjectSeed<T> {
 #[serde(default)]
 pub(in crate::admission) struct IgnoredFields {}
 
-/// A list of strings.
-#[derive(Debug, Default)]
-pub(in crate::admission) struct Words<'a>(Vec<Text<'a>>);
-
-impl<'a> Words<'a> {
-    pub(in crate::admission) fn iter(&self) -> slice::Iter<'_, Text<'a>> {
-        self.0.iter()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Words<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfWords;
-        impl<'de> Visitor<'de> for OfWords {
-            type Value = Words<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of strings")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Words<'de>, A::Error> {
-                let mut words = Vec::new();
-                while let Some(word) = elements.next_element()? {
-                    spend(1)?;
-                    words.push(word);
-                }
-                Ok(Words(words))
-            }
-
-            fn visit_unit<E>(self) -> Result<Words<'de>, E> {
-                Ok(Words::default())
-            }
-        }
-        deserializer.deserialize_any(OfWords)
-    }
-}
-
-/// A list of objects, or none: absent or null.
+/// A list, or none: absent or null.
 #[derive(Debug)]
-pub(in crate::admission) struct ObjectList<T>(Option<Vec<T>>);
+pub(in crate::admission) struct Elements<T>(Option<Vec<T>>);
 
-impl<T> Default for ObjectList<T> {
+impl<T> Default for Elements<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T> ObjectList<T> {
+impl<T> Elements<T> {
     /// Whether there is one to append to.
     pub(in crate::admission) fn is_there(&self) -> bool {
         self.0.is_some()
@@ -193,7 +154,7 @@ impl<T> ObjectList<T> {
     }
 }
 
-impl<'l, T> IntoIterator for &'l ObjectList<T> {
+impl<'l, T> IntoIterator for &'l Elements<T> {
     type Item = &'l T;
     type IntoIter = slice::Iter<'l, T>;
 
@@ -202,26 +163,36 @@ impl<'l, T> IntoIterator for &'l ObjectList<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de> + CountedElement> Deserialize<'de> for ObjectList<T> {
+struct ElementSeed<T>(PhantomData<T>);
+
+impl<'de, T: ListElement<'de>> DeserializeSeed<'de> for ElementSeed<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::read(deserializer)
+    }
+}
+
+impl<'de, T: ListElement<'de>> Deserialize<'de> for Elements<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OfList<T>(Vec<T>);
-        impl<'de, T: Deserialize<'de> + CountedElement> Visitor<'de> for OfList<T> {
-            type Value = ObjectList<T>;
+        impl<'de, T: ListElement<'de>> Visitor<'de> for OfList<T> {
+            type Value = Elements<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<ObjectList<T>, A::Error> {
-                while let Some(element) = elements.next_element_seed(ObjectSeed(PhantomData))? {
+            fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<Elements<T>, A::Error> {
+                while let Some(element) = elements.next_element_seed(ElementSeed(PhantomData))? {
                     spend(T::COST)?;
                     self.0.push(element);
                 }
-                Ok(ObjectList(Some(self.0)))
+                Ok(Elements(Some(self.0)))
             }
 
-            fn visit_unit<E>(self) -> Result<ObjectList<T>, E> {
-                Ok(ObjectList(None))
+            fn visit_unit<E>(self) -> Result<Elements<T>, E> {
+                Ok(Elements(None))
             }
         }
         deserializer.deserialize_any(OfList(Vec::new()))
