@@ -50,13 +50,8 @@ impl Pause {
 
     /// After a write: until the watch has brought it.
     pub fn wrote(&mut self) {
-        self.brake.wrote((), Rival::Other, Instant::now());
-        self.echo();
-    }
-
-    /// After a write, of whoever it was: until the watch has brought it.
-    pub fn echo(&mut self) {
         let now = Instant::now();
+        self.brake.wrote((), Rival::Other, now);
         (self.until, self.failures, self.last) = (Some(now + ECHO), 0, Some(now));
     }
 
@@ -102,7 +97,7 @@ mod tests {
         pause.over();
         assert!(pause.is_braked() && !pause.is_over());
         assert!(pause.due().is_some_and(|due| due > Instant::now()), "who sleeps until then sleeps");
-        pause.echo();
+        pause.wrote();
         assert!(pause.due().is_some());
     }
 }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, UnixTime},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -22,7 +22,7 @@ use rustls::{
 };
 use tracing::{info, warn};
 
-use crate::crypto;
+use crate::{crypto, pem};
 
 /// Why the file of `--client-ca` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,11 +87,11 @@ fn read(file: &Path) -> Result<Vec<u8>, ClientCaError> {
     fs::read(file).map_err(|source| ClientCaError::Read { file: file.to_owned(), source })
 }
 
-fn verifier(file: &Path, pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
+fn verifier(file: &Path, content: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
     let useless = || ClientCaError::NoCa { file: file.to_owned() };
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots.add(certificate.map_err(|_| useless())?).map_err(|_| useless())?;
+    for certificate in pem::certificates(content).map_err(|_| useless())? {
+        roots.add(certificate.into()).map_err(|_| useless())?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto::provider()).build().map_err(|_| useless())
 }

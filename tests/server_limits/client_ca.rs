@@ -35,11 +35,9 @@ impl Clients {
     }
 
     fn connector(&self, serving: &ServingCertificate) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(serving.ca_pem.as_bytes()).unwrap()).unwrap();
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = ClientConfig::builder().with_root_certificates(roots(serving));
         TlsConnector::from(Arc::new(config.with_client_auth_cert(vec![certificate], key).unwrap()))
     }
 }

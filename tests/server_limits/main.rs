@@ -115,10 +115,15 @@ impl Fixture {
     }
 }
 
-fn connector(serving: &ServingCertificate) -> TlsConnector {
+/// What a client trusts that knows this server.
+fn roots(serving: &ServingCertificate) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(serving.ca_pem.as_bytes()).unwrap()).unwrap();
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    roots
+}
+
+fn connector(serving: &ServingCertificate) -> TlsConnector {
+    let config = ClientConfig::builder().with_root_certificates(roots(serving)).with_no_client_auth();
     TlsConnector::from(Arc::new(config))
 }
 
