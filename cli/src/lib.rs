@@ -73,6 +73,25 @@ pub enum Command {
     Migrate(Box<migrate::Arguments>),
 }
 
+impl Command {
+    /// Does it, and gives the exit code.
+    ///
+    /// # Errors
+    /// As that command has it.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        match self {
+            Self::Check(arguments) => check::run(arguments),
+            Self::Manifests(arguments) => manifests::run(arguments).map(|()| 0),
+            Self::Migrate(arguments) => migrate::run(arguments).map(|()| 0),
+        }
+    }
+
+    /// The exit code of an error. Of `check`, 1 is for a cluster with a fault, so it is 2, as for bad usage.
+    pub fn failure(&self) -> u8 {
+        if matches!(self, Self::Check(_)) { 2 } else { 1 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

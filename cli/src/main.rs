@@ -8,7 +8,7 @@ use gitlab_runner_webhook::{
     run,
     telemetry::logs::{self, LogLevel},
 };
-use gitlab_runner_webhook_cli::{self as cli, Cli, Command};
+use gitlab_runner_webhook_cli::{Cli, Command};
 
 /// Enough for a loop that waits and handlers that take microseconds, on a node of any size.
 const WORKERS: usize = 2;
@@ -16,30 +16,15 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let Cli { settings, command } = Cli::parse();
     let level = logs::init(settings.log_format, settings.log_level);
+    let failure = command.as_ref().map_or(1, Command::failure);
     let outcome = match command {
-        None => serve(settings, level).map(|()| ExitCode::SUCCESS),
-        Some(Command::Check(arguments)) => return check(&arguments),
-        Some(Command::Manifests(arguments)) => cli::manifests::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Some(Command::Migrate(arguments)) => cli::migrate::run(&arguments).map(|()| ExitCode::SUCCESS),
+        None => serve(settings, level).map(|()| 0),
+        Some(command) => command.run(),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// 2 is also what bad usage ends with: 1 is for a cluster with a fault.
-fn check(arguments: &cli::check::Arguments) -> ExitCode {
-    match cli::check::run(arguments) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::from(2)
-        }
-    }
+    ExitCode::from(outcome.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        failure
+    }))
 }
 
 fn serve(settings: Settings, level: LogLevel) -> anyhow::Result<()> {
