@@ -191,7 +191,7 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
         ("everywhere", &READ, "secrets", SECRET),
         ("everywhere", &WRITE, "secrets", SECRET),
         ("everywhere", &READ, "secrets", CERTS),
-        ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
+        ("everywhere", &READ, "configmaps", names::CONFIGMAP_TRUST),
         ("everywhere", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
         ("everywhere", &WATCH, "namespaces", "gitlab-runner"),
         ("everywhere", &APPLY, "events", EVENTS[0]),
@@ -210,7 +210,7 @@ fn the_rights_are_those_that_the_configuration_needs_and_no_more() {
 
 #[test]
 fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
-    let of_configuration: [(&str, &[&str], &str, &str); 11] = [
+    let of_configuration: [(&str, &[&str], &str, &str); 12] = [
         ("everywhere", &WATCH, "secrets", SECRET),
         ("everywhere", &WATCH, "secrets", CERTS),
         ("everywhere", &WATCH, "configmaps", names::CONFIGMAP_TRUST),
@@ -219,6 +219,7 @@ fn with_roles_in_namespaces_nothing_can_be_written_anywhere_else() {
         ("gitlab-runner", &["get"], "secrets", SECRET),
         ("gitlab-runner", &WRITE, "secrets", SECRET),
         ("gitlab-runner", &["get"], "secrets", CERTS),
+        ("gitlab-runner", &["get"], "configmaps", names::CONFIGMAP_TRUST),
         ("gitlab-runner", &WRITE, "configmaps", names::CONFIGMAP_TRUST),
         ("gitlab-runner", &APPLY, "events", EVENTS[0]),
         ("gitlab-runner", &APPLY, "events", EVENTS[1]),

@@ -221,6 +221,20 @@ async fn writes_and_reads_that_fail_are_tried_again_with_pauses() {
         let asked = proxy.requests() - before;
         assert!(asked < 20, "{asked} requests for {method} {code}: hot");
     }
+    // A few conflicts are another replica that was first; many in a row are said.
+    let conflicts = |line: &serde_json::Value| line["state"] == "conflict";
+    assert!(!tool.log_lines().iter().any(conflicts), "{}", tool.log_text());
+    proxy.fail(Fault {
+        method: "PUT",
+        path: "gitlab-runner/secrets",
+        code: 409,
+        reason: "Conflict",
+        retry_after: 0,
+        times: 6,
+    });
+    rotate(&cluster, "GET-504-and-conflicts").await;
+    tool.logged("that the writes conflict", conflicts).await;
+    followed(&cluster, "GET-504-and-conflicts").await;
     // A create that fails the same way.
     proxy.fail(Fault {
         method: "PATCH",
@@ -231,7 +245,7 @@ async fn writes_and_reads_that_fail_are_tried_again_with_pauses() {
         times: 3,
     });
     cluster.delete_secret(RUNNER_NAMESPACE, SECRET).await;
-    followed(&cluster, "GET-504").await;
+    followed(&cluster, "GET-504-and-conflicts").await;
     assert!(!tool.log_text().contains("GET-504"), "no token in a log");
 }
 

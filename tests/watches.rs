@@ -12,11 +12,14 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
 use kube::{Api, Client, api::PostParams, config::KubeConfigOptions};
 use serde_json::json;
 use test_support::{
-    Cluster, Manifests, MemoryLimit, Proxy, Setup, Tool,
+    Cluster, Fault, Manifests, MemoryLimit, Proxy, Setup, Tool, ToolBuilder,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
     control_plane::ControlPlane,
     rights::{granted, used},
@@ -59,12 +62,17 @@ async fn grant_without(cluster: &Cluster, verbs: &[&str]) {
 
 /// The program behind a proxy.
 async fn behind_a_proxy(cluster: &Cluster, watch_timeout: &str) -> (Proxy, Tool) {
+    let (proxy, builder) = proxied(cluster).await;
+    (proxy, builder.flag("--watch-timeout", watch_timeout).start().await)
+}
+
+async fn proxied(cluster: &Cluster) -> (Proxy, ToolBuilder) {
     let client = cluster.plane.service_account_client("gitlab-runner-webhook", "gitlab-runner-webhook").await.unwrap();
     let proxy = Proxy::start(client).await;
     let kubeconfig = cluster.plane.dir().join(format!("proxy-{}", wait::unique()));
     std::fs::write(&kubeconfig, proxy.kubeconfig()).unwrap();
-    let tool = cluster.tool_from(BINARY, &kubeconfig).flag("--watch-timeout", watch_timeout).start().await;
-    (proxy, tool)
+    let builder = cluster.tool_from(BINARY, &kubeconfig);
+    (proxy, builder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +168,7 @@ async fn what_the_gate_reads_is_mended_although_no_watch_may_be_opened() {
     let tool = gated(&cluster, "1h").await;
     grant_without(&cluster, &["list", "watch"]).await;
     tool.logged("that the watch is refused", |line| {
-        line["reason"] == "forbidden" && line["detail"].as_str().is_some_and(|text| text.contains(SECRET))
+        line["reason"] == "denied" && line["detail"].as_str().is_some_and(|text| text.contains(SECRET))
     })
     .await;
     rotate(&cluster, "unheard").await;
@@ -180,7 +188,7 @@ async fn what_the_gate_reads_starts_its_clock_when_nothing_can_be_written_either
     let tool = gated(&cluster, "3s").await;
     grant_without(&cluster, &["list", "watch", "update"]).await;
     tool.logged("that the watch is refused", |line| {
-        line["reason"] == "forbidden" && line["detail"].as_str().is_some_and(|text| text.contains(SECRET))
+        line["reason"] == "denied" && line["detail"].as_str().is_some_and(|text| text.contains(SECRET))
     })
     .await;
     rotate(&cluster, "unheard").await;
@@ -254,7 +262,7 @@ async fn an_api_server_that_streams_no_lists_is_asked_for_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_is_selected_later_has_its_certificates_read_then() {
+async fn a_namespace_that_is_selected_later_has_what_lies_in_it_read_then() {
     let config = format!(
         "clones: [{{secret: {SECRET}, from: {SOURCE_NAMESPACE}}}]\nrunnerNamespaces: {{selectors: [{{matchLabels: {{runners: \"yes\"}}}}]}}\n"
     );
@@ -265,13 +273,26 @@ async fn a_namespace_that_is_selected_later_has_its_certificates_read_then() {
     cluster.create_namespace("later", &[]).await;
     cluster.put_secret("later", CERTS, &[("ca.crt", &cluster.certificate.ca_pem)]).await;
     cluster.put_secret("later", SECRET, &[("runner-token", "theirs")]).await;
-    let _tool = cluster.tool(BINARY).await.config(&config).start().await;
+    let bundles: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), "later");
+    let theirs = json!({"metadata": {"name": TRUST}, "data": {"ca.crt": "theirs"}});
+    bundles.create(&PostParams::default(), &serde_json::from_value(theirs).unwrap()).await.unwrap();
+    let (proxy, builder) = proxied(&cluster).await;
+    let tool = builder.config(&config).start().await;
     assert!(cluster.writes().await.is_empty(), "it is nobody's business yet");
 
+    let (method, path, code, reason) = ("GET", "later/configmaps", 403, "Forbidden");
+    proxy.fail(Fault { method, path, code, reason, retry_after: 0, times: 2 });
     cluster.plane.kubectl(&["label", "namespace", "later", "runners=yes"]).await.unwrap();
+    let unread = "what a newly selected namespace holds cannot be read; tried again";
+    tool.logged("that the read failed", |line| line["message"] == unread && line["reason"] == "denied").await;
     cluster.clone_with("later", SECRET, &TOKEN).await;
-    let bundles: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(cluster.admin.clone(), "later");
-    wait::until("the trust bundle", async || bundles.get_opt(TRUST).await.unwrap()).await;
+    wait::until("the trust bundle", async || {
+        let data = bundles.get(TRUST).await.unwrap().data.unwrap();
+        data["ca.crt"].contains("BEGIN CERTIFICATE").then_some(())
+    })
+    .await;
+    let told = tool.log_lines().iter().filter(|line| line["message"] == unread).count();
+    assert_eq!((told, proxy.faults_left()), (1, 0), "once for each reason");
 
     cluster.plane.kubectl(&["label", "namespace", "later", "runners-"]).await.unwrap();
     wait::within(wait::PATIENCE * 4, "clone and trust bundle are gone", async || {

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Change, Problem},
+    cluster::{Change, Problem, Reason},
     config::NamespaceName,
 };
 
@@ -49,11 +49,14 @@ pub async fn forward<T, E, R>(
     let (mut unread, mut is_listing) = (BTreeSet::new(), false);
     // Those whose read failed lately, and until when none of them is read again.
     let (mut failed, mut retry) = (BTreeSet::new(), None::<Instant>);
+    // Why the last read failed, which is said once.
+    let mut failing = None::<Reason>;
     loop {
         let due = if is_listing { None } else { due(&unread, &failed, &mut selected) };
         let change = if let Some(namespace) = due {
             match read(namespace.clone()).await {
                 Ok(state) => {
+                    failing = None;
                     unread.remove(&namespace);
                     // One that is gone again is told by the watch, too.
                     let Some(state) = state else { continue };
@@ -62,7 +65,14 @@ pub async fn forward<T, E, R>(
                 Err(problem) => {
                     failed.insert(namespace);
                     retry.get_or_insert_with(|| Instant::now() + PAUSE);
-                    tracing::debug!(detail = %problem, "what lay in a namespace that is now selected cannot be read yet");
+                    if failing.replace(problem.reason) != Some(problem.reason) {
+                        let (reason, detail) = (problem.reason.as_str(), problem.to_string());
+                        tracing::warn!(
+                            reason,
+                            detail,
+                            "what a newly selected namespace holds cannot be read; tried again"
+                        );
+                    }
                     continue;
                 }
             }

@@ -196,6 +196,11 @@ impl Queue {
         pause
     }
 
+    /// Whether writes of this one fail so often in a row that what happened meanwhile does not explain it.
+    pub fn fails_on(&self, target: &Target) -> bool {
+        self.entries.get(target).is_some_and(|entry| entry.attempts > EAGER_RETRIES)
+    }
+
     /// Whether something may be looked at now.
     pub fn has_ready(&self) -> bool {
         !(self.first.is_empty() && self.last.is_empty())

@@ -84,7 +84,7 @@ pub(super) fn roles(config: &Config) -> String {
     if !config.clones.iter().any(|clone| clone.secret == config.certs_secret_name) {
         rules += &rule("secrets", &flow([config.certs_secret_name.as_str()]), "[get]");
     }
-    rules += &rule("configmaps", &flow([CONFIGMAP_TRUST]), "[create, patch, update, delete]");
+    rules += &rule("configmaps", &flow([CONFIGMAP_TRUST]), "[get, create, patch, update, delete]");
     rules += &rule("events", &events(config), "[create, patch]");
     rules += &deployments(config);
     let names = config.runner_namespaces.names.iter();

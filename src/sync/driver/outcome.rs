@@ -91,8 +91,8 @@ impl Driver {
             }
             Err(problem) => {
                 self.queue.fail(target, problem.retry_after, now);
-                // The watch is about to bring the newer version; the next look settles it.
-                if problem.reason == Reason::Conflict {
+                // The watch is about to bring the newer version; the next look settles it. If it never does, that is said.
+                if problem.reason == Reason::Conflict && !self.queue.fails_on(target) {
                     self.queue.meet(target);
                 } else {
                     self.set_state(target, problem.reason.as_str(), &problem.to_string());
