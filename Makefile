@@ -113,7 +113,7 @@ manifests: rust ## write manifests/generated anew from its config.yaml, after a 
 
 docs: rust ## man pages and shell completions below target/docs/share; and the generated tables of docs/
 	$(CARGO) run --locked --quiet --example reference -- target/docs
-	UPDATE_DOCS=1 $(CARGO) test --locked --quiet --test docs
+	UPDATE_DOCS=1 $(CARGO) test --locked --quiet --test offline docs::
 
 clean: rust ## delete what was built, the control plane too
 	$(CARGO) clean

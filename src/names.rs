@@ -1,6 +1,6 @@
 //! Every name that code and manifests must agree on.
 //!
-//! A test (`tests/manifests.rs`) renders each overlay and holds it to this file.
+//! A test (`tests/offline/manifests.rs`) renders each overlay and holds it to this file.
 
 /// Prefix of every annotation of ours: the guard lets our `ServiceAccount` change no other.
 pub const ANNOTATION_PREFIX: &str = "gitlab-runner-webhook/";

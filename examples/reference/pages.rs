@@ -1,4 +1,4 @@
-//! Man pages and completions from the argument parser. Shared with `tests/docs`.
+//! Man pages and completions from the argument parser. Shared with `tests/offline/docs`.
 
 use std::{
     fs, io,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use gitlab_runner_webhook::names;
 
-use crate::world::{self, Answer, World, worlds};
+use super::world::{self, Answer, World, worlds};
 
 /// Where reviews are sent.
 const WEBHOOKS: [&str; 3] = [names::PATH_MUTATE_PODS, names::PATH_MUTATE_NAMESPACES, names::PATH_VALIDATE_PODS];

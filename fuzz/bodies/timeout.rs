@@ -2,7 +2,7 @@
 
 use gitlab_runner_webhook::names::PATH_MUTATE_PODS;
 
-use crate::world::worlds;
+use super::world::worlds;
 
 const REVIEW: &str = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
     "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": "gitlab-runner", "operation": "CREATE",

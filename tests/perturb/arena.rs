@@ -9,7 +9,10 @@ use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams, PostParams},
     core::{ApiResource, DynamicObject},
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde_json::{Value, json};
 use test_support::{Cluster, Setup, TapProxy, ToolBuilder, cluster::SECRET, control_plane::ControlPlane};
@@ -191,7 +194,8 @@ impl History {
         let api: Api<DynamicObject> = Api::all_with(cluster.admin.clone(), &ApiResource::erase::<K>(&()));
         let sender = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).boxed();
+            // Without a pause between attempts it spins once the runtime ends, and the runtime never does.
+            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
             while let Some(event) = events.next().await {
                 match event {
                     // The last one comes when the control plane ends.
