@@ -256,7 +256,16 @@ async fn soak_ca_bundle_overwritten_every_5_s_for_2_minutes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_ca_secret_is_mended_while_admission_goes_on_and_at_start() {
+async fn a_broken_ca_secret_is_mended_while_admission_goes_on() {
+    broken_and_mended(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_ca_secret_is_mended_at_start() {
+    broken_and_mended(true).await;
+}
+
+async fn broken_and_mended(at_start: bool) {
     let fixture = Fixture::new().await;
     let mut running = Some(fixture.start().await);
     let secret = fixture.settled(USABLE, |_| true).await;
@@ -277,45 +286,56 @@ async fn a_broken_ca_secret_is_mended_while_admission_goes_on_and_at_start() {
         // A CA that can issue is used, whoever made it.
         ("another CA", json!({KEY_CURRENT_CERT: foreign, KEY_CURRENT_KEY: foreign_key}), None),
     ];
-    for at_start in [false, true] {
-        for (what, data, state) in &table {
-            if at_start && let Some(tool) = running.take() {
-                assert!(tool.stop().await.success(), "{what}");
-            }
-            let mut broken = fixture.ca_secret().await.unwrap();
-            broken.data = None;
-            broken.string_data = serde_json::from_value(data.clone()).unwrap();
-            let broken = fixture.cluster.secrets(NAMESPACE).replace(CA_SECRET, &PostParams::default(), &broken).await;
-            let broken = broken.unwrap();
-            let tool = match running.take() {
-                Some(tool) => tool,
-                None => fixture.start().await,
-            };
-            let version = broken.resource_version();
-            let mended = fixture
-                .cluster
-                .secret_that("is mended", NAMESPACE, CA_SECRET, |secret| {
-                    state.is_none() || secret.resource_version() != version
-                })
-                .await;
-            if let Some(state) = state {
-                tool.logged("the state", |line| line["state"] == *state).await;
-            }
-            fixture.settled(USABLE, |data| data.contains_key(KEY_CURRENT_KEY)).await;
-            fixture.trusted().await;
-            let data = mended.data.unwrap();
-            assert_eq!(data.contains_key("password"), *what == "something else", "{what}: what is not ours stays");
-            if state.is_none() {
-                assert_eq!(text(data[KEY_CURRENT_CERT].clone()), foreign);
-            }
-            assert!(!tool.log_text().contains("hunter2"), "{what}");
-            running = Some(tool);
+    for (what, data, state) in table {
+        if at_start && let Some(tool) = running.take() {
+            assert!(tool.stop().await.success(), "{what}");
         }
+        let mut broken = fixture.ca_secret().await.unwrap();
+        broken.data = None;
+        broken.string_data = serde_json::from_value(data).unwrap();
+        let broken = fixture.cluster.secrets(NAMESPACE).replace(CA_SECRET, &PostParams::default(), &broken).await;
+        let broken = broken.unwrap();
+        let tool = match running.take() {
+            Some(tool) => tool,
+            None => fixture.start().await,
+        };
+        let version = broken.resource_version();
+        let mended = fixture
+            .cluster
+            .secret_that("is mended", NAMESPACE, CA_SECRET, |secret| {
+                state.is_none() || secret.resource_version() != version
+            })
+            .await;
+        if let Some(state) = state {
+            tool.logged("the state", |line| line["state"] == state).await;
+        }
+        fixture.settled(USABLE, |data| data.contains_key(KEY_CURRENT_KEY)).await;
+        fixture.trusted().await;
+        let data = mended.data.unwrap();
+        assert_eq!(data.contains_key("password"), what == "something else", "{what}: what is not ours stays");
+        if state.is_none() {
+            assert_eq!(text(data[KEY_CURRENT_CERT].clone()), foreign);
+        }
+        assert!(!tool.log_text().contains("hunter2"), "{what}");
+        running = Some(tool);
     }
+}
 
-    // Deleted, too; and a useless part beside a good CA is tidied away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_ca_secret_is_made_anew() {
+    let fixture = Fixture::new().await;
+    let _tool = fixture.start().await;
+    fixture.trusted().await;
     fixture.cluster.delete_secret(NAMESPACE, CA_SECRET).await;
     fixture.settled(USABLE, |data| data.contains_key(KEY_CURRENT_KEY)).await;
+    fixture.trusted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_useless_part_beside_a_good_ca_is_tidied_away() {
+    let fixture = Fixture::new().await;
+    let _tool = fixture.start().await;
+    fixture.trusted().await;
     let patch = json!({"stringData": {KEY_NEXT_CERT: "hunter2", KEY_NEXT_KEY: "hunter2"}});
     fixture.cluster.patch_secret(NAMESPACE, CA_SECRET, &patch).await;
     fixture.settled("is tidy", |data| !data.contains_key(KEY_NEXT_CERT)).await;
