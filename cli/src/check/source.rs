@@ -237,7 +237,7 @@ fn compare(spec: &CloneSpec, subject: String, source: &SecretFacts, clone: &Secr
             .impact("A runner that reads it has another token than GitLab gave out.");
         let remediation = if refused {
             format!(
-                "It is left alone impact onForeignTarget is refuse. Delete it and the clone takes its place:\n\
+                "It is left alone because onForeignTarget is refuse. Delete it and the clone takes its place:\n\
                  kubectl delete secret {at}"
             )
         } else {
