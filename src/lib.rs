@@ -28,10 +28,10 @@
 //! |---|---|---|
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | nothing |
-//! | [`trust`] | what is known of `certsSecretName`, the trust bundle that follows, its writer | `cluster`, `config` |
+//! | [`trust`] | what is known of `certsSecretName`, and the trust bundle that follows | `config` |
 //! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve, which revision writes | `config`, `shutdown`, `telemetry` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
-//! | [`sync`] | observe, plan, queue, write, driver; drives `trust`, too | `cluster`, `config`, `shutdown`, `snapshot`, `telemetry`, `trust` |
+//! | [`sync`] | observe, plan, queue, write, driver; its subjects are clones and trust bundles | `cluster`, `config`, `shutdown`, `snapshot`, `telemetry`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `sync`, `telemetry`, `trust` |
 //! | [`pki`] | our own CA, the leaf, `caBundle` | `cluster`, `config`, `server`, `shutdown`, `telemetry` |
 //! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |

@@ -1,9 +1,9 @@
 //! A write, as it is braked and reported. PURE.
 
 use super::{
+    clone::{SecretState, SourceSecret},
     permits::Wanted,
     plan::{Plan, UpdateReason},
-    secret::{SecretState, SourceSecret},
 };
 use crate::brake::Rival;
 

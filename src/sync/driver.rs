@@ -1,28 +1,27 @@
 //! The sync loop: events in, looks and writes out. One task owns all state; writes run beside it.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use tokio::{task::JoinSet, time};
 
 use super::{
     action::Action,
-    observe::{Observed, Subject, Target},
-    permits::{Permit, Permits, Wanted},
-    plan::{DeleteReason, NoAction, Plan, SourceView, UpdateReason, plan, plan_trust},
+    clone::{CloneWriter, SourceSecret},
+    observe::{Observed, Target},
+    permits::Permits,
+    plan::Outcome,
     queue::{Order, Queue},
     reread::{Both, Rereads},
     restart::{self, CloneContents, Restarts},
-    secret::{SecretState, SourceSecret},
     source_reads::SourceReads,
     states::States,
+    trust_bundle::{BundleWriter, Shown},
     view,
     watches::{StoreEvent, Watches},
-    write::Writer,
 };
 use crate::{
-    brake::Rival,
-    cluster::{Clients, EventQueue, Problem, Reason, Requests, Standing, Standings},
+    cluster::{Clients, EventQueue, Problem, Requests, Standing, Standings},
     config::{Config, Settings},
     shutdown::Shutdown,
     snapshot::{Doubts, SharedSnapshot},
@@ -30,10 +29,10 @@ use crate::{
         health::{BEAT_INTERVAL, Health},
         metrics::Metrics,
     },
-    trust::{BundleState, Shown, TrustPublisher},
 };
 
 mod outcome;
+mod reconcile;
 mod rereading;
 
 /// Writes under way at once. More would only queue in the API server's priority and fairness.
@@ -47,8 +46,8 @@ const MAX_BATCH: usize = 256;
 pub struct Driver {
     config: Arc<Config>,
     watches: Watches,
-    writer: Writer,
-    publisher: TrustPublisher,
+    clones: CloneWriter,
+    bundles: BundleWriter,
     health: Arc<Health>,
     metrics: Metrics,
     snapshot: SharedSnapshot,
@@ -83,11 +82,10 @@ enum Done {
         target: Target,
         result: Result<Box<Both>, Problem>,
     },
-    /// `Ok(false)`: it turned out that nothing was to be written.
     Write {
         target: Target,
         action: Action,
-        result: Result<bool, Problem>,
+        result: Result<Outcome, Problem>,
     },
 }
 
@@ -109,7 +107,7 @@ impl Driver {
         let mut driver = Self {
             observed: Observed::new(watches.namespace_watches(), config.clones.len()),
             reads: config.clones.iter().map(|_| SourceReads::default()).collect(),
-            writer: Writer::new(requests.clone()),
+            clones: CloneWriter::new(requests.clone(), Arc::clone(&config)),
             doubts: Doubts::default(),
             rereads: Rereads::default(),
             health: Arc::clone(health),
@@ -117,7 +115,7 @@ impl Driver {
             work: JoinSet::new(),
             writes: 0,
             states: States::new(Arc::clone(&config), metrics.clone(), events),
-            publisher: TrustPublisher::new(requests.clone(), Arc::clone(&config)),
+            bundles: BundleWriter::new(requests.clone(), Arc::clone(&config)),
             stale: false,
             shown: Shown::default(),
             contents,
@@ -223,137 +221,10 @@ impl Driver {
         }
     }
 
-    fn look_at(&mut self, target: Target, mark: u64) {
-        match target.subject {
-            Subject::Clone(clone) => self.look_at_clone(clone, target, mark),
-            Subject::Trust => self.look_at_trust(target),
-        }
-    }
-
-    fn look_at_clone(&mut self, clone: usize, target: Target, mark: u64) {
-        let Some(spec) = self.config.clones.get(clone) else { return };
-        let namespace = self.observed.namespace_of(&self.config, &target);
-        let there = self.observed.target(clone, &target.namespace);
-        let seen_source = self.observed.source(&self.config, clone);
-        let seen = plan(spec, seen_source, namespace, there);
-        if let Plan::NoAction(why) = seen {
-            return self.no_action(&target, &why);
-        }
-        let rival = self.rival(there.is_some_and(SecretState::is_last_by_us));
-        let wanted = Wanted::of_clone(&seen, seen_source);
-        if self.is_held(&target, &seen, &wanted, rival) {
-            return;
-        }
-        let there = self.observed.target(clone, &target.namespace);
-        let (Some(spec), Some(reads)) = (self.config.clones.get(clone), self.reads.get_mut(clone)) else { return };
-        let (plan, source) = match (seen, reads.answer(mark)) {
-            (seen @ Plan::Delete(DeleteReason::NotSelected | DeleteReason::Leftover), _) => (seen, None),
-            (_, Some(source)) => (plan(spec, SourceView::of(source.as_deref()), namespace, there), source.clone()),
-            (_, None) => return reads.wait(target),
-        };
-        if let Plan::NoAction(why) = plan {
-            return self.no_action(&target, &why);
-        }
-        let read = Wanted::of_clone(&plan, SourceView::of(source.as_deref()));
-        // The watch may be behind the read.
-        if read != wanted && self.is_held(&target, &plan, &read, rival) {
-            return;
-        }
-        let wanted = read;
-        let there = self.observed.target(clone, &target.namespace);
-        let action = Action::of_clone(&plan, source.as_deref(), there, wanted, rival);
-        let (config, writer, there) = (Arc::clone(&self.config), self.writer.clone(), there.cloned());
-        let namespace = target.namespace.clone();
-        self.begin(target, action, async move {
-            let Some(spec) = config.clones.get(clone) else { return Ok(false) };
-            let runner_namespaces = &config.runner_namespaces;
-            writer.carry_out(&plan, spec, runner_namespaces, &namespace, source.as_deref(), there.as_ref()).await
-        });
-    }
-
-    fn look_at_trust(&mut self, target: Target) {
-        let namespace = self.observed.namespace_of(&self.config, &target);
-        let there = self.observed.all_bundles().get(&target.namespace);
-        let plan = plan_trust(&self.config.certs_secret_name, self.observed.certs_of(&target), namespace, there);
-        if let Plan::NoAction(why) = plan {
-            return self.no_action(&target, &why);
-        }
-        let rival = self.rival(there.is_some_and(BundleState::is_last_by_us));
-        let wanted = Wanted::of_trust(&plan, self.observed.certs_of(&target));
-        if self.is_held(&target, &plan, &wanted, rival) {
-            return;
-        }
-        let there = self.observed.all_bundles().get(&target.namespace);
-        let (config, writer, publisher) = (Arc::clone(&self.config), self.writer.clone(), self.publisher.clone());
-        let action = Action::of_trust(&plan, wanted, rival);
-        let (there, namespace) = (there.cloned(), target.namespace.clone());
-        self.begin(target, action, async move {
-            match (plan, there) {
-                (Plan::Delete(DeleteReason::NotSelected | DeleteReason::Leftover), _)
-                    if writer.is_selected(&config.runner_namespaces, &namespace).await? =>
-                {
-                    Ok(false)
-                }
-                (Plan::Delete(DeleteReason::SourceDeleted), _) if !publisher.has_no_source(&namespace).await? => {
-                    Ok(false)
-                }
-                (Plan::Delete(_), Some(there)) => publisher.withdraw(&namespace, &there).await.map(|()| true),
-                (_, there) => publisher.publish(&namespace, there.as_ref()).await,
-            }
-        });
-    }
-
-    /// Where the revisions of our Deployment are known, another instance that writes is none of ours.
-    fn rival(&self, is_last_by_us: bool) -> Rival {
-        Rival::of(is_last_by_us && !self.standings.is_known())
-    }
-
-    /// Whether this is not written now: by this replica, or so soon. It has been put where it belongs then.
-    fn is_held(&mut self, target: &Target, plan: &Plan, wanted: &Wanted, rival: Rival) -> bool {
-        let now = Instant::now();
-        // Without our marks it is what its source is all the same.
-        self.stale |= match plan {
-            Plan::Update(UpdateReason::Marks) => self.states.falls_in_step(target),
-            _ => self.states.falls_out_of_step(target, now),
-        };
-        match self.permits.ask(self.standings.current(), target, plan, (wanted, rival), now) {
-            Permit::Now => return false,
-            Permit::Unknown => self.queue.done(target),
-            Permit::OfOther => self.no_action(target, &NoAction::Standby),
-            Permit::Later { due, is_contended } => {
-                if is_contended {
-                    self.set_state(target, Reason::Contended.as_str(), CONTENDED_DETAIL);
-                } else {
-                    let (object, namespace) = (self.states.name(target), target.namespace.as_str());
-                    let seconds = due.saturating_duration_since(now).as_secs();
-                    tracing::info!(
-                        object,
-                        namespace,
-                        seconds,
-                        "left over in a namespace that is not selected; deleted then"
-                    );
-                }
-                self.queue.defer(target.clone(), due);
-            }
-        }
-        true
-    }
-
-    fn begin(
-        &mut self,
-        target: Target,
-        action: Action,
-        work: impl Future<Output = Result<bool, Problem>> + Send + 'static,
-    ) {
-        self.queue.begin(&target);
-        self.writes += 1;
-        self.work.spawn(async move { Done::Write { target, action, result: work.await } });
-    }
-
     fn read_if_wanted(&mut self, clone: usize, now: Instant) {
         let Some((reads, spec)) = self.reads.get_mut(clone).zip(self.config.clones.get(clone)) else { return };
         if reads.begin(now) {
-            let (mark, writer, spec) = (self.queue.latest_mark(), self.writer.clone(), spec.clone());
+            let (mark, writer, spec) = (self.queue.latest_mark(), self.clones.clone(), spec.clone());
             self.work.spawn(async move {
                 let result = writer.read_source(&spec).await.map(|source| source.map(Arc::new));
                 Done::Read { clone, mark, result }

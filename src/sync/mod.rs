@@ -1,10 +1,14 @@
 //! Sync: keeps each clone equal to its source.
 //!
-//! Watches fill the stores (`observe`); every event only says "look at this clone again". A look
-//! compares what the stores hold (`plan`); a write (`write`) happens after a quorum read of the
-//! source that began later than the event, at most one at a time for each clone (`driver`).
+//! There are two subjects, `clone` and `trust_bundle`, each with the same three files: `state` is what is kept of the
+//! stored object, `plan` decides what is to be done with it, `write` does it.
+//!
+//! Watches fill the stores (`observe`); every event only says "look at this object again". A look compares what the stores
+//! hold (`plan`); a write (`write`) happens after a quorum read of the source that began later than the event, at most one
+//! at a time for each object (`driver`).
 
 mod action;
+mod clone;
 mod driver;
 mod filtered;
 #[cfg(test)]
@@ -15,13 +19,16 @@ mod plan;
 mod queue;
 mod reread;
 mod restart;
-mod secret;
+mod selected;
 mod selection;
 mod source_reads;
 mod states;
+#[cfg(test)]
+mod testing;
+mod trust_bundle;
 mod view;
 mod watches;
-mod write;
 
+pub use clone::{SecretState, names_another_source, same_content};
 pub use driver::Driver;
-pub use secret::{SecretState, names_another_source, same_content};
+pub use trust_bundle::BundleState;

@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{
-    plan::{NamespaceView, Plan, SourceView, plan},
-    secret::{SecretState, tests::secret},
+    clone::{SecretState, SourceView, plan},
+    plan::{NamespaceView, Plan},
+    testing::secret,
 };
 use crate::{
     config::{CloneSpec, Config, OnSourceDeleted},

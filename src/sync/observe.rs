@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    plan::{CertsView, NamespaceView, SourceView},
-    secret::SecretState,
+    clone::{SecretState, SourceView},
+    plan::NamespaceView,
+    trust_bundle::{BundleState, CertsView},
 };
 use crate::{
     cluster::{Change, ObjectStore},
     config::{Config, NamespaceName},
-    trust::{BundleState, CertsState},
+    trust::CertsState,
 };
 
 /// What is looked after in each runner namespace.
@@ -262,7 +263,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::sync::secret::tests::secret;
+    use crate::sync::testing::secret;
 
     const ACTIVE: Namespace = Namespace { terminating: false };
 

@@ -6,8 +6,10 @@ use std::{
 };
 
 use super::{
+    clone::SourceView,
     observe::Target,
-    plan::{CertsView, DeleteReason, Plan, SourceView},
+    plan::{DeleteReason, Plan},
+    trust_bundle::CertsView,
 };
 use crate::{
     brake::{Brake, Rival},

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{observe::Target, secret::SecretState};
+use super::{clone::SecretState, observe::Target};
 use crate::backoff;
 
 /// First and longest pause after a read that failed.

@@ -5,11 +5,11 @@ use std::{
     time::Instant,
 };
 
-use super::{observe::Observed, plan::SourceView};
+use super::{clone::SourceView, observe::Observed, trust_bundle::Shown};
 use crate::{
     config::{Config, NamespaceName, SecretName},
     snapshot::{self, Doubts, Snapshot},
-    trust::{Shown, Trust},
+    trust::Trust,
 };
 
 /// What is no object.

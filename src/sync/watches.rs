@@ -18,10 +18,11 @@ use tokio::{
 };
 
 use super::{
+    clone::SecretState,
     filtered::{FilteredObject, Selected, forward},
     observe::Namespace,
-    secret::SecretState,
     selection::Selection,
+    trust_bundle::BundleState,
 };
 use crate::{
     cluster::{Change, Problem, Query, Raw, Requests, WatchClient, WatchHealth, watch},
@@ -31,7 +32,7 @@ use crate::{
         health::Health,
         metrics::{Metrics, WatchKind},
     },
-    trust::{BundleState, CertsState},
+    trust::CertsState,
     wiped::Wiped,
 };
 

@@ -1,17 +1,14 @@
-//! What is known of the certificates in `certsSecretName`.
+//! What is known of the certificates in `certsSecretName`, and the trust bundle that follows from them.
 
 pub mod bundle;
 mod certs;
-mod publish;
-mod shown;
 mod state;
 mod subject_hash;
 
 pub use crate::pem::PemError;
 pub use certs::{Ca, Certs};
-pub use publish::TrustPublisher;
-pub use shown::Shown;
-pub use state::{BundleState, CertsState, ExpectedBundle};
+pub(crate) use state::TEXT;
+pub use state::{CertsState, ExpectedBundle};
 
 /// What the trust bundle in a namespace holds, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,26 +1,18 @@
-//! What is kept of `certsSecretName` and of a trust bundle: enough to compare them, no content. PURE.
+//! What is kept of `certsSecretName`: enough to compare the trust bundle that follows with what is stored, no content. PURE.
 
-use std::fmt;
-
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Secret},
-    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
-};
-use serde::Deserialize;
+use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Certs, Trust,
+    Certs,
     bundle::{self, BundleError, TrustBundle},
 };
 use crate::{
-    cluster::{Authorship, Raw},
-    config::{NamespaceName, PublicRoots, SecretName},
-    digest::{Digest, Shape, TextShape},
-    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
+    config::PublicRoots,
+    digest::{Digest, Shape},
 };
 
 /// What is in a trust bundle.
-const TEXT: &str = "text";
+pub(crate) const TEXT: &str = "text";
 
 /// `certsSecretName` in one namespace.
 #[derive(Clone, Debug)]
@@ -36,20 +28,6 @@ pub struct CertsState {
 /// The trust bundle that is to be in a namespace.
 #[derive(Clone, Debug)]
 pub struct ExpectedBundle(Result<Option<Digest>, String>);
-
-/// A ConfigMap under the trust bundle's name.
-#[derive(Clone)]
-pub struct BundleState {
-    /// Metadata without `managedFields`.
-    pub metadata: ObjectMeta,
-    /// Whether the API server refuses changes of its data.
-    pub immutable: bool,
-    /// What job pods find in it.
-    pub trust: Trust,
-    digest: Digest,
-    /// What our field manager has to do with it.
-    authorship: Authorship,
-}
 
 impl CertsState {
     /// Looks at the Secret, and works out the trust bundle once to know what it is to be.
@@ -87,114 +65,6 @@ impl ExpectedBundle {
     pub fn problem(&self) -> Option<&str> {
         self.0.as_ref().err().map(String::as_str)
     }
-}
-
-impl From<ConfigMap> for BundleState {
-    fn from(map: ConfigMap) -> Self {
-        let mut metadata = map.metadata;
-        let managers = metadata.managed_fields.take().unwrap_or_default();
-        let shape = map.data.unwrap_or_default().into_iter().collect();
-        let has_binary = map.binary_data.is_some_and(|binary| !binary.is_empty());
-        Self::new(metadata, &managers, map.immutable, &shape, has_binary)
-    }
-}
-
-impl BundleState {
-    /// Of a `ConfigMap` that a watch delivered: its data is compared, and never held.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn of(raw: &Raw<'_>) -> serde_json::Result<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Fields {
-            immutable: Option<bool>,
-            data: Option<TextShape>,
-            binary_data: Option<TextShape>,
-        }
-        let Fields { immutable, data, binary_data } = serde_json::from_str(raw.json)?;
-        let has_binary = binary_data.is_some_and(|TextShape(shape)| shape.keys().next().is_some());
-        Ok(Self::new(raw.metadata.clone(), &raw.managed_fields, immutable, &data.unwrap_or_default().0, has_binary))
-    }
-
-    /// Of a `ConfigMap` that nobody looks into: nothing but its metadata.
-    pub fn unread(metadata: ObjectMeta) -> Self {
-        Self::new(metadata, &[], None, &Shape::default(), false)
-    }
-
-    fn new(
-        metadata: ObjectMeta,
-        managers: &[ManagedFieldsEntry],
-        immutable: Option<bool>,
-        shape: &Shape,
-        has_binary: bool,
-    ) -> Self {
-        let is_hash = |key: &String| key != KEY_CA && key != KEY_BUNDLE;
-        Self {
-            metadata,
-            immutable: immutable.unwrap_or_default(),
-            trust: Trust {
-                has_bundle: shape.keys().any(|key| key == KEY_BUNDLE),
-                has_hashes: shape.keys().any(is_hash),
-            },
-            // No bundle of ours has binary data; any there makes it another.
-            digest: shape.digest(if has_binary { "binary" } else { TEXT }),
-            authorship: Authorship::of(managers, FIELD_MANAGER_TRUST),
-        }
-    }
-
-    /// Its data, to be compared.
-    pub(super) fn content(&self) -> &Digest {
-        &self.digest
-    }
-
-    /// Whether its data is the wanted one.
-    pub fn has_content_of(&self, wanted: &ExpectedBundle) -> bool {
-        matches!(&wanted.0, Ok(Some(digest)) if *digest == self.digest)
-    }
-
-    /// Whether it says of itself that this program manages it, by whatever configuration.
-    pub fn is_managed(&self) -> bool {
-        let labels = self.metadata.labels.as_ref();
-        labels.and_then(|all| all.get(LABEL_MANAGED_BY)).is_some_and(|by| by == APP)
-    }
-
-    /// Whether our field manager owns a part of it.
-    pub fn was_ours(&self) -> bool {
-        self.authorship.has_part
-    }
-
-    /// Whether an instance of this program wrote it last.
-    pub fn is_last_by_us(&self) -> bool {
-        self.authorship.is_last
-    }
-
-    /// Whether it says of itself that it is ours. Without this it is never deleted, and never shown to a pod.
-    pub fn is_ours(&self, certs_secret_name: &SecretName) -> bool {
-        let annotations = self.metadata.annotations.as_ref();
-        let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
-        self.is_managed()
-            && annotations.and_then(|all| all.get(ANNOTATION_SOURCE)).is_some_and(|source| {
-                source.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'))
-                    == Some(certs_secret_name.as_str())
-            })
-    }
-
-    /// Whether it was deleted, and stays only until its finalizers are done.
-    pub fn is_terminating(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
-    }
-}
-
-impl fmt::Debug for BundleState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BundleState").field("trust", &self.trust).finish_non_exhaustive()
-    }
-}
-
-/// What the annotation of a trust bundle names as its source.
-pub(super) fn source(namespace: &NamespaceName, certs_secret_name: &SecretName) -> String {
-    format!("{namespace}/{certs_secret_name}")
 }
 
 fn digest(data: &std::collections::BTreeMap<String, String>) -> Digest {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use gitlab_runner_webhook::{
     config::{Config, NamespaceName},
     pem::PemError,
-    sync::SecretState,
-    trust::{BundleState, Certs, CertsState},
+    sync::{BundleState, SecretState},
+    trust::{Certs, CertsState},
 };
 use k8s_openapi::{
     api::{core::v1::Secret, rbac::v1::PolicyRule},

@@ -10,7 +10,8 @@ use gitlab_runner_webhook::{
     names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
     run::read_config,
-    trust::{BundleState, CertsState, bundle::ca_keys},
+    sync::BundleState,
+    trust::{CertsState, bundle::ca_keys},
 };
 use k8s_openapi::{
     api::{

@@ -137,7 +137,7 @@ fn a_clone_is_mended_where_its_source_is() {
 
 #[test]
 fn trust_bundles() {
-    use gitlab_runner_webhook::trust::{BundleState, bundle::build};
+    use gitlab_runner_webhook::{sync::BundleState, trust::bundle::build};
     use k8s_openapi::api::core::v1::ConfigMap;
     let config = Config::from_yaml("certs: {publicRoots: none}").unwrap();
     let (ca, secret) = (pem(&[], (-9, 200)), super::super::testing::secret);

@@ -12,10 +12,11 @@ use crate::{
     names::ANNOTATION_CONTENT,
     sync::{
         action::Action,
+        clone::SourceSecret,
         observe::{Subject, Target},
-        plan::{CertsView, NoAction},
+        plan::{NoAction, Outcome},
         queue::Order,
-        secret::SourceSecret,
+        trust_bundle::CertsView,
     },
     telemetry::metrics::WriteLabels,
 };
@@ -50,7 +51,7 @@ impl Driver {
         }
     }
 
-    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<bool, Problem>) {
+    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<Outcome, Problem>) {
         self.writes -= 1;
         let now = Instant::now();
         let labels = WriteLabels {
@@ -58,12 +59,12 @@ impl Driver {
             action: action.name,
             result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok"),
         };
-        if !matches!(result, Ok(false)) {
+        if !matches!(result, Ok(Outcome::NotNeeded)) {
             self.metrics.writes.get_or_create(&labels).inc();
         }
         match result {
-            Ok(false) => drop(self.queue.succeed(target, now)),
-            Ok(true) => {
+            Ok(Outcome::NotNeeded) => drop(self.queue.succeed(target, now)),
+            Ok(Outcome::Written) => {
                 let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
                 self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
                 let (object, namespace) = (self.states.name(target), target.namespace.as_str());

@@ -6,10 +6,10 @@ use super::{Done, Driver};
 use crate::{
     cluster::{Change, Problem},
     sync::{
+        clone::{SecretState, SourceSecret},
         observe::{Subject, Target},
         queue::Order,
         reread::{Both, Versions},
-        secret::{SecretState, SourceSecret},
         watches::StoreEvent,
     },
     telemetry::metrics::SecretLabels,
@@ -32,7 +32,7 @@ impl Driver {
             self.rereads.begin(&target, self.versions(&target));
             let Subject::Clone(clone) = target.subject else { continue };
             let Some(spec) = self.config.clones.get(clone).cloned() else { continue };
-            let writer = self.writer.clone();
+            let writer = self.clones.clone();
             self.work.spawn(async move {
                 let result = writer.read_both(&spec, &target.namespace).await.map(Box::new);
                 Done::Reread { target, result }

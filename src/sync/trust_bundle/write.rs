@@ -5,35 +5,62 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
 
-use super::{
-    bundle::{self, BundleError, TrustBundle},
-    state::{BundleState, source},
-};
+use super::state::{BundleState, source};
 use crate::{
     cluster::{Problem, Requests, Version},
     config::{Config, NamespaceName},
     names::{ANNOTATION_SOURCE, APP, CONFIGMAP_TRUST, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
+    sync::{
+        plan::{DeleteReason, Outcome, Plan},
+        selected,
+    },
+    trust::bundle::{self, BundleError, TrustBundle},
     wiped::Wiped,
 };
 
 /// Writes trust bundles.
 #[derive(Clone)]
-pub struct TrustPublisher {
+pub struct BundleWriter {
     requests: Requests,
     config: Arc<Config>,
 }
 
-impl TrustPublisher {
-    /// Publishes by these requests.
+impl BundleWriter {
+    /// Writes by these requests.
     pub fn new(requests: Requests, config: Arc<Config>) -> Self {
         Self { requests, config }
     }
 
+    /// Carries out a plan for one trust bundle.
+    pub async fn carry_out(
+        &self,
+        plan: &Plan,
+        namespace: &NamespaceName,
+        there: Option<&BundleState>,
+    ) -> Result<Outcome, Problem> {
+        match (plan, there) {
+            (Plan::Delete(why), Some(there)) => {
+                let is_wanted = match why {
+                    DeleteReason::SourceDeleted => !self.has_no_source(namespace).await?,
+                    DeleteReason::NotSelected | DeleteReason::Leftover => {
+                        selected::contradicts(&self.requests, &self.config.runner_namespaces, namespace, *why).await?
+                    }
+                };
+                if is_wanted {
+                    return Ok(Outcome::NotNeeded);
+                }
+                self.withdraw(namespace, there).await?;
+                Ok(Outcome::Written)
+            }
+            (Plan::Create | Plan::Update(_) | Plan::Replace(_), there) => self.publish(namespace, there).await,
+            (Plan::NoAction(_) | Plan::Delete(_), _) => Ok(Outcome::NotNeeded),
+        }
+    }
+
     /// Makes the trust bundle what follows from `certsSecretName` as it is stored now.
-    /// `false`: nothing follows from it any more, and nothing was written.
-    pub async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<bool, Problem> {
+    async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<Outcome, Problem> {
         // The watch is about to bring what this read found; the next look settles it.
-        let Ok(bundle) = self.read(namespace).await? else { return Ok(false) };
+        let Ok(bundle) = self.read(namespace).await? else { return Ok(Outcome::NotNeeded) };
         match there {
             None => self.create(namespace, &bundle).await?,
             Some(there) if there.immutable => {
@@ -50,12 +77,12 @@ impl TrustPublisher {
                 self.requests.replace(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, &map).await?;
             }
         }
-        Ok(true)
+        Ok(Outcome::Written)
     }
 
     /// Whether no trust bundle follows from `certsSecretName` as it is stored now. The watch of that Secret may be behind
     /// the watch of trust bundles: what it does not show is not gone.
-    pub async fn has_no_source(&self, namespace: &NamespaceName) -> Result<bool, Problem> {
+    async fn has_no_source(&self, namespace: &NamespaceName) -> Result<bool, Problem> {
         Ok(matches!(self.read(namespace).await?, Err(BundleError::NoCa)))
     }
 
@@ -67,7 +94,7 @@ impl TrustPublisher {
     }
 
     /// Deletes exactly the trust bundle that was observed.
-    pub async fn withdraw(&self, namespace: &NamespaceName, there: &BundleState) -> Result<(), Problem> {
+    async fn withdraw(&self, namespace: &NamespaceName, there: &BundleState) -> Result<(), Problem> {
         let metadata = there.metadata.clone();
         let version = Version { uid: metadata.uid, resource_version: metadata.resource_version };
         self.requests.delete::<ConfigMap>(namespace, CONFIGMAP_TRUST, version).await

@@ -1,31 +1,33 @@
 //! The one writer of clones, and the quorum reads that go before its writes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::core::{PartialObjectMeta, SelectorExt as _};
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
-use super::{
-    plan::{DeleteReason, Plan, UpdateReason},
-    reread::Both,
-    secret::{SecretState, SourceSecret},
-};
+use super::state::{SecretState, SourceSecret};
 use crate::{
     cluster::{Problem, Requests, Version},
-    config::{CloneSpec, NamespaceName, RunnerNamespaces},
+    config::{CloneSpec, Config, NamespaceName},
     names::{ANNOTATION_CONTENT, ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
+    sync::{
+        plan::{Outcome, Plan, UpdateReason},
+        reread::Both,
+        selected,
+    },
 };
 
 /// Reads sources and writes clones.
 #[derive(Clone)]
-pub struct Writer {
+pub struct CloneWriter {
     requests: Requests,
+    config: Arc<Config>,
 }
 
-impl Writer {
-    pub fn new(requests: Requests) -> Self {
-        Self { requests }
+impl CloneWriter {
+    /// Reads and writes by these requests.
+    pub fn new(requests: Requests, config: Arc<Config>) -> Self {
+        Self { requests, config }
     }
 
     /// The source as it is stored now.
@@ -41,16 +43,15 @@ impl Writer {
         Ok([source, clone].map(|secret| secret.map(SecretState::from)))
     }
 
-    /// Carries out a plan for one clone. `false`: it turned out that nothing was to be written.
+    /// Carries out a plan for one clone.
     pub async fn carry_out(
         &self,
         plan: &Plan,
         spec: &CloneSpec,
-        runner_namespaces: &RunnerNamespaces,
         namespace: &NamespaceName,
         source: Option<&SourceSecret>,
         there: Option<&SecretState>,
-    ) -> Result<bool, Problem> {
+    ) -> Result<Outcome, Problem> {
         match (plan, source, there) {
             (Plan::Create, Some(source), _) => self.create(spec, namespace, source).await?,
             (Plan::Update(cause), Some(source), Some(there)) => {
@@ -61,34 +62,14 @@ impl Writer {
                 self.create(spec, namespace, source).await?;
             }
             (Plan::Delete(why), _, Some(there)) => {
-                // The clone may have come to us before its namespace did: ask before deleting.
-                if matches!(why, DeleteReason::NotSelected | DeleteReason::Leftover)
-                    && self.is_selected(runner_namespaces, namespace).await?
-                {
-                    return Ok(false);
+                if selected::contradicts(&self.requests, &self.config.runner_namespaces, namespace, *why).await? {
+                    return Ok(Outcome::NotNeeded);
                 }
                 self.delete(spec, namespace, there).await?;
             }
-            _ => return Ok(false),
+            _ => return Ok(Outcome::NotNeeded),
         }
-        Ok(true)
-    }
-
-    /// Whether a namespace is a runner namespace now, by a quorum read of its labels.
-    pub async fn is_selected(
-        &self,
-        runner_namespaces: &RunnerNamespaces,
-        namespace: &NamespaceName,
-    ) -> Result<bool, Problem> {
-        if runner_namespaces.names.contains(namespace) {
-            return Ok(true);
-        }
-        if runner_namespaces.selectors.is_empty() {
-            return Ok(false);
-        }
-        let found: Option<PartialObjectMeta<Namespace>> = self.requests.get_cluster(namespace.as_str()).await?;
-        let labels = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
-        Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
+        Ok(Outcome::Written)
     }
 
     async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, source: &SourceSecret) -> Result<(), Problem> {

@@ -249,20 +249,11 @@ fn split(secret: Secret) -> (SecretState, Payload) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use serde_json::json;
 
     use super::*;
-
-    /// A Secret from its JSON, with `stringData` for readable tests.
-    pub(in crate::sync) fn secret(value: serde_json::Value) -> Secret {
-        let mut secret: Secret = serde_json::from_value(value).unwrap();
-        let strings = secret.string_data.take().unwrap_or_default();
-        if !strings.is_empty() {
-            secret.data = Some(strings.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect());
-        }
-        secret
-    }
+    use crate::sync::testing::secret;
 
     #[test]
     fn debug_shows_no_value() {

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{BundleState, CertsState};
-use crate::{config::NamespaceName, digest::Digest};
+use super::state::BundleState;
+use crate::{config::NamespaceName, digest::Digest, trust::CertsState};
 
 /// Contents of one namespace that are remembered at most while none of them is stored: certificates changed so often
 /// before the first of the bundles was written.

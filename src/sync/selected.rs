@@ -1,0 +1,33 @@
+//! Evidence before a deletion: is this namespace a runner namespace after all?
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::{PartialObjectMeta, SelectorExt as _};
+
+use super::plan::DeleteReason;
+use crate::{
+    cluster::{Problem, Requests},
+    config::{NamespaceName, RunnerNamespaces},
+};
+
+/// Whether something is not deleted after all, because its namespace is selected: by a quorum read. An object may have come
+/// to us before its namespace did.
+pub(super) async fn contradicts(
+    requests: &Requests,
+    runner_namespaces: &RunnerNamespaces,
+    namespace: &NamespaceName,
+    why: DeleteReason,
+) -> Result<bool, Problem> {
+    match why {
+        DeleteReason::SourceDeleted => return Ok(false),
+        DeleteReason::NotSelected | DeleteReason::Leftover => {}
+    }
+    if runner_namespaces.names.contains(namespace) {
+        return Ok(true);
+    }
+    if runner_namespaces.selectors.is_empty() {
+        return Ok(false);
+    }
+    let found: Option<PartialObjectMeta<Namespace>> = requests.get_cluster(namespace.as_str()).await?;
+    let labels = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
+    Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
+}
