@@ -112,6 +112,18 @@ pub fn issuer(view: &CertificatesView<'_>) -> Option<Arc<Authority>> {
 
 /// What the CA Secret is to hold instead, if it is to be written, and why.
 ///
+/// | current | next | |
+/// |---|---|---|
+/// | holds | none, and current is not due | stays |
+/// | holds | none, and current is due | a next one is made |
+/// | holds | does not hold | next is dropped |
+/// | holds | holds, and is not trusted everywhere yet | stays |
+/// | holds | holds, and is trusted everywhere | next becomes current |
+/// | does not hold | holds | next becomes current |
+/// | does not hold | none, or does not hold | a new one becomes current |
+///
+/// What this replica serves, and what a trusted next one replaces, goes on being trusted until its last leaf has expired.
+///
 /// # Errors
 /// When a CA is wanted and cannot be made.
 pub fn keyring(view: &CertificatesView<'_>) -> Result<Option<(Keyring, KeyringChange)>, AuthorityError> {
@@ -130,28 +142,31 @@ pub fn keyring(view: &CertificatesView<'_>) -> Result<Option<(Keyring, KeyringCh
     if keyring.previous.len() < before {
         cause = cause.or(Some(KeyringChange::Retired));
     }
-    let next = keyring.next.take_if(|next| !next.validity().holds(now) || (view.is_trusted)(next.id()));
-    if !keyring.current.validity().holds(now) {
-        let former = match next.or_else(|| keyring.next.take()).filter(|next| next.validity().holds(now)) {
-            Some(next) => std::mem::replace(&mut keyring.current, next),
-            None => std::mem::replace(&mut keyring.current, Authority::new(lifetimes.ca, now)?),
-        };
-        // Set back clocks may come right again.
-        if now < former.validity().not_before {
-            keyring.retire(former.certificate(), plus(now, lifetimes.leaf));
+    match (keyring.current.validity().holds(now), keyring.next.take()) {
+        (true, None) if keyring.current.is_due(lifetimes.ca, now) => {
+            keyring.next = Some(Authority::new(lifetimes.ca, now)?);
+            cause = Some(KeyringChange::Due);
         }
-        cause = Some(KeyringChange::Invalid);
-    } else if let Some(next) = next {
-        if next.validity().holds(now) {
+        (true, None) => {}
+        (true, Some(next)) if !next.validity().holds(now) => cause = cause.or(Some(KeyringChange::Untidy)),
+        (true, Some(next)) if (view.is_trusted)(next.id()) => {
             let former = std::mem::replace(&mut keyring.current, next);
             keyring.retire(former.certificate(), last_leaf.min(former.validity().not_after));
             cause = Some(KeyringChange::Trusted);
-        } else {
-            cause = cause.or(Some(KeyringChange::Untidy));
         }
-    } else if keyring.next.is_none() && keyring.current.is_due(lifetimes.ca, now) {
-        keyring.next = Some(Authority::new(lifetimes.ca, now)?);
-        cause = Some(KeyringChange::Due);
+        (true, Some(next)) => keyring.next = Some(next),
+        (false, next) => {
+            let next = match next.filter(|next| next.validity().holds(now)) {
+                Some(next) => next,
+                None => Authority::new(lifetimes.ca, now)?,
+            };
+            let former = std::mem::replace(&mut keyring.current, next);
+            // Set back clocks may come right again.
+            if now < former.validity().not_before {
+                keyring.retire(former.certificate(), plus(now, lifetimes.leaf));
+            }
+            cause = Some(KeyringChange::Invalid);
+        }
     }
     if let Some(leaf) = leaf.filter(|leaf| leaf.validity.holds(now) && !keyring.trusts(leaf.issuer.id())) {
         keyring.retire(leaf.issuer.certificate(), last_leaf.min(leaf.issuer.validity().not_after));
