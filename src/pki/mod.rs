@@ -15,13 +15,15 @@
 //! | `keyring` | what the Secret holds. PURE |
 //! | `plan` | what is to be done, from what is known. PURE |
 //! | `options` | what the loop is told. PURE |
-//! | `pause` | when something may be done again |
+//! | `pause` | when something may be done again. PURE |
+//! | `state` | what the loop knows, and what it does next. PURE |
 //! | `leaf_issuer` | issues leaves, in the loop or in a handshake |
 //! | `clock` | the time as the API server has it |
 //! | `watch_object` | a watch of one object |
 //! | `store` | the one reader and writer of the CA Secret |
+//! | `registration` | what is known of the webhook configurations. PURE |
 //! | `publish` | the one writer of `caBundle` |
-//! | `rotate` | the loop that puts these together |
+//! | `rotate` | the loop that does it |
 //! | `files` | the other way: files that somebody else writes |
 //! | `conditions` | what is wrong, as an Event |
 
@@ -37,7 +39,9 @@ mod options;
 mod pause;
 mod plan;
 mod publish;
+mod registration;
 mod rotate;
+mod state;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
