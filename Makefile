@@ -19,10 +19,21 @@ IMAGE_ARCHIVE = target/image/gitlab-runner-webhook.tar
 STATIC_BINARY = target/$(IMAGE_TARGET)/release/gitlab-runner-webhook
 CYCLONEDX_VERSION = 0.5.9
 CYCLONEDX = target/tools/cargo-cyclonedx-$(CYCLONEDX_VERSION)
+DENY_VERSION = 0.20.2
+DENY = target/tools/cargo-deny-$(DENY_VERSION)
+CHECKS ?= bans licenses sources
+MUTANTS_VERSION = 27.1.0
+MUTANTS = target/tools/cargo-mutants-$(MUTANTS_VERSION)
+
+SCRIPTS = .ci/run certs/issue.sh fuzz/seeds.sh
+# Decisions, all of them PURE.
+MUTATED = src/sync/clone/plan.rs src/sync/trust_bundle/plan.rs src/admission/kind.rs src/admission/inject.rs \
+	src/admission/inject/job.rs src/admission/inject/manager.rs src/admission/gate.rs src/pki/keyring.rs \
+	src/pki/plan.rs src/trust/bundle.rs
 
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 
-.PHONY: help demo demo-keep test e2e bench perturb soak fuzz lint fmt image static sbom fips control-plane manifests docs clean rust go
+.PHONY: help demo demo-keep test e2e bench perturb soak fuzz mutants lint deny fmt image static sbom fips control-plane manifests docs clean rust go
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -101,6 +112,21 @@ lint: rust ## formatting, clippy and the documentation of the code, as `make tes
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --quiet --no-deps --workspace
 	$(CARGO) check --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(SCRIPTS); else \
+		echo "make: shellcheck is missing, the scripts are NOT checked; install it" >&2; fi
+
+# Advisories need RustSec's database, which is fetched from the internet: `make deny CHECKS=advisories`.
+deny: rust ## licenses, sources and duplicates of what is compiled in, by deny.toml
+	@test -x $(DENY)/bin/cargo-deny || $(CARGO) install --locked --quiet --root $(DENY) \
+		--target-dir target/tools/build cargo-deny --version $(DENY_VERSION)
+	$(DENY)/bin/cargo-deny --locked check $(CHECKS)
+
+mutants: rust ## is each decision held by a unit test? An hour and more; the last result is in docs/soak.md
+	@test -x $(MUTANTS)/bin/cargo-mutants || $(CARGO) install --locked --quiet --root $(MUTANTS) \
+		--target-dir target/tools/build cargo-mutants --version $(MUTANTS_VERSION)
+	$(MUTANTS)/bin/cargo-mutants mutants --package gitlab-runner-webhook --output target/mutants \
+		$(addprefix --file ,$(MUTATED)) -- --lib
 
 fmt: rust ## format the code
 	$(CARGO) fmt --all
