@@ -9,11 +9,11 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Clients, EventQueue, EventWriter, Peers, Requests, RevisionWatch, Standing, Standings},
+    cluster::{self, Clients, EventQueue, EventWriter, Requests, RevisionWatch, Standing, Standings},
     config::{Config, NamespaceName, Settings, TlsMode},
     crypto, names,
     pki::{self, CertificateFiles, ConditionReporter, FileCertificate, Rotation},
-    server::{AppState, Certificate, ClientCa, HandOver, Server, bind, probe_router, webhook_router},
+    server::{AppState, Certificate, ClientCa, Server, bind, probe_router, webhook_router},
     shutdown,
     snapshot::SharedSnapshot,
     sync::Driver,
@@ -62,11 +62,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (trigger, shutdown) = shutdown::channel();
     let (revisions, standings) = revisions(&settings, &clients, &namespace);
     let requests = Requests::new(clients.request.clone());
-    let peers = Peers::new(requests.clone(), namespace, settings.service.clone(), settings.pod_name.clone());
-    let hand_over = HandOver::new(shutdown.clone());
     let event_writer = EventWriter::new(events.clone(), requests.clone(), instance(&settings), standings.clone());
-    let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone())
-        .handing_over(hand_over.clone());
+    let state = AppState::new(Arc::clone(&config), snapshot.clone(), requests, Arc::clone(&health), metrics.clone());
     let router = webhook_router(state.clone());
     let webhook = Server::https(webhook_socket, router, Arc::clone(&certificate), client_ca.clone(), metrics.clone())
         .context("no TLS")?;
@@ -104,7 +101,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             health.gate("shutdown").fail(&format!("asked to end by {signal}"));
             // Sync goes on: reviews are answered by what it knows. That another replica writes, too, does no harm.
             tokio::select! {
-                () = trigger.drain(settings.drain, || traffic.quiet_for(), || peers.serve()) => Ok(()),
+                () = trigger.drain(settings.drain, || traffic.quiet_for()) => Ok(()),
                 ended = tasks.ended() => Err(before_shutdown(&ended)),
                 () = signals.again() => return Ok(()),
             }
@@ -117,8 +114,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         () = tasks.all_ended() => {}
         () = signals.again() => return Ok(()),
     }
-    let (handed_over, came_back) = hand_over.counts();
-    tracing::info!(handed_over, came_back, "ended");
+    tracing::info!("ended");
     outcome
 }
 

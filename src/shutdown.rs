@@ -1,21 +1,18 @@
-//! From serving to stopped: Serving, `LameDuck`, `HandOver`, Stopped.
+//! From serving to stopped: Serving, `LameDuck`, Stopped.
 //!
 //! A replica that is asked to end is still called for a while, because those who call it learn late: a pod that
-//! terminates leaves the Endpoints, then the rules of each node. An API server tries no failed review again,
-//! except when it is told to, by `503` with `Retry-After`. So a replica first goes on as before but for
-//! `Connection: close` (`LameDuck`), and then, where another one serves, sends reviews there (`HandOver`). It ends
-//! when its time is over, or when it has not been called for so long that everybody must know.
+//! terminates leaves the Endpoints, then the rules of each node. An API server tries no failed review again. So a replica
+//! goes on as before, but for `Connection: close`, which has each API server connect anew, and more and more of them
+//! elsewhere. It ends when its time is over, or when it has not been called for so long that everybody must know.
 
 use std::time::Duration;
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 
-/// How long reviews are answered as before, so that most who call have learnt of the others.
-const LAME_DUCK: Duration = Duration::from_secs(2);
-/// How often it is looked who else serves.
+/// How often it is looked whether somebody still calls.
 const LOOK: Duration = Duration::from_secs(1);
 /// No drain ends sooner by itself. kube-proxy may take 10 s to apply a change under load, and until then it sends
 /// connections here: a second in which nobody calls says nothing.
@@ -30,8 +27,6 @@ pub enum Phase {
     Serving,
     /// As usual, but each answer is the last on its connection.
     LameDuck,
-    /// Reviews are sent to another replica.
-    HandOver,
     /// Nothing new is taken on.
     Stopped,
 }
@@ -53,29 +48,15 @@ pub fn channel() -> (ShutdownTrigger, Shutdown) {
 impl ShutdownTrigger {
     /// Goes through all phases to the end. `longest` is the time for it; none at all means to end at once.
     ///
-    /// `quiet_for` says for how long nobody has been connected, `others_serve` whether another replica is known to
-    /// serve; it is asked now and then, and bounds its own time.
-    pub async fn drain(
-        &self,
-        longest: Duration,
-        quiet_for: impl Fn() -> Duration,
-        others_serve: impl AsyncFn() -> bool,
-    ) {
+    /// `quiet_for` says for how long nobody has been connected.
+    pub async fn drain(&self, longest: Duration, quiet_for: impl Fn() -> Duration) {
         let started = Instant::now();
         let end = started + longest;
-        let mut look = started;
         if longest > Duration::ZERO {
             self.enter(Phase::LameDuck);
         }
-        while look < end {
-            let others = timeout_at(end, others_serve()).await.unwrap_or(false);
-            let spent = started.elapsed();
-            if spent >= LEARNT && quiet_for() >= QUIET {
-                break;
-            }
-            self.enter(if others && spent >= LAME_DUCK { Phase::HandOver } else { Phase::LameDuck });
-            look = (look + LOOK).max(Instant::now()).min(end);
-            sleep_until(look).await;
+        while Instant::now() < end && (started.elapsed() < LEARNT || quiet_for() < QUIET) {
+            sleep_until((Instant::now() + LOOK).min(end)).await;
         }
         self.request();
     }
@@ -109,16 +90,14 @@ impl Shutdown {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
-
-    use tokio::time::sleep;
+    use std::cell::RefCell;
 
     use super::*;
 
     const NEVER: fn() -> Duration = || Duration::ZERO;
 
     /// The phases of a drain, each with the seconds at which it was first seen.
-    async fn phases(longest: u64, quiet_for: impl Fn() -> Duration, others: impl AsyncFn(u64) -> bool) -> String {
+    async fn phases(longest: u64, quiet_for: impl Fn() -> Duration) -> String {
         let (trigger, shutdown) = channel();
         let started = Instant::now();
         let seen = RefCell::new(Vec::<(Phase, u64)>::new());
@@ -132,45 +111,24 @@ mod tests {
                 }
             }
         };
-        let others = async || others(started.elapsed().as_secs()).await;
-        tokio::join!(watch, trigger.drain(Duration::from_secs(longest), quiet_for, others));
+        tokio::join!(watch, trigger.drain(Duration::from_secs(longest), quiet_for));
         let seen: Vec<_> = seen.borrow().iter().map(|(phase, at)| format!("{phase:?} {at}")).collect();
         seen.join(", ")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_others_hands_over_and_who_has_none_serves_to_the_end() {
-        assert_eq!(phases(20, NEVER, async |_| true).await, "LameDuck 0, HandOver 2, Stopped 20");
-        assert_eq!(phases(20, NEVER, async |_| false).await, "LameDuck 0, Stopped 20");
-        assert_eq!(phases(2, NEVER, async |_| true).await, "LameDuck 0, Stopped 2");
-        assert_eq!(phases(0, NEVER, async |_| true).await, "Stopped 0");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn others_come_and_go_during_a_drain() {
-        let others = async |now| (6..9).contains(&now);
-        assert_eq!(phases(20, NEVER, others).await, "LameDuck 0, HandOver 6, LameDuck 9, Stopped 20");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_api_server_that_does_not_answer_holds_nothing_up() {
-        let slow = async |_| {
-            sleep(Duration::from_mins(1)).await;
-            true
-        };
-        assert_eq!(phases(20, NEVER, slow).await, "LameDuck 0, Stopped 20");
+    async fn who_is_called_serves_to_the_end_of_its_time() {
+        assert_eq!(phases(20, NEVER).await, "LameDuck 0, Stopped 20");
+        assert_eq!(phases(2, NEVER).await, "LameDuck 0, Stopped 2");
+        assert_eq!(phases(0, NEVER).await, "Stopped 0");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_early_only_when_everybody_must_have_learnt() {
-        let quiet = || Duration::from_mins(1);
-        assert_eq!(phases(40, quiet, async |_| true).await, "LameDuck 0, HandOver 2, Stopped 15");
-        let (started, last) = (Instant::now(), Cell::new(0));
-        let quiet_since_18 = || {
-            last.set(started.elapsed().as_secs());
-            Duration::from_secs(last.get().saturating_sub(18))
-        };
-        assert_eq!(phases(40, quiet_since_18, async |_| false).await, "LameDuck 0, Stopped 23");
+        assert_eq!(phases(40, || Duration::from_mins(1)).await, "LameDuck 0, Stopped 15");
+        let started = Instant::now();
+        let quiet_since_18 = || Duration::from_secs(started.elapsed().as_secs().saturating_sub(18));
+        assert_eq!(phases(40, quiet_since_18).await, "LameDuck 0, Stopped 23");
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ mod budget;
 mod client_ca;
 mod connection;
 mod connections;
-mod handover;
 mod limits;
 mod listener;
 mod peer;
@@ -15,7 +14,6 @@ mod stream;
 mod traffic;
 
 pub use client_ca::{ClientCa, ClientCaError};
-pub use handover::HandOver;
 pub use limits::Limits;
 pub use listener::{BindError, Server, bind};
 pub use resolver::{Certificate, Served};

@@ -17,7 +17,6 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
     body::{RawReview, Reader, Unread},
-    handover::HandOver,
     limits::Limits,
 };
 use crate::{
@@ -41,7 +40,6 @@ pub struct AppState {
     admission: Admission,
     health: Arc<Health>,
     metrics: Metrics,
-    hand_over: Option<HandOver>,
 }
 
 impl AppState {
@@ -54,14 +52,7 @@ impl AppState {
         metrics: Metrics,
     ) -> Self {
         let admission = Admission::new(config, snapshot, requests, metrics.clone());
-        Self { admission, health, metrics, hand_over: None }
-    }
-
-    /// The same, but reviews go to another replica when this says so.
-    #[must_use]
-    pub fn handing_over(mut self, hand_over: HandOver) -> Self {
-        self.hand_over = Some(hand_over);
-        self
+        Self { admission, health, metrics }
     }
 }
 
@@ -78,10 +69,6 @@ pub fn webhook_router_within(state: AppState, limits: Limits) -> Router {
         post(move |State(state): State<AppState>, request: Request| async move {
             let deadline = deadline(request.uri().query());
             match reader.read(request).await {
-                Ok(review) if state.hand_over.as_ref().is_some_and(|over| over.sends_away(&review.body)) => {
-                    let text = "this replica is about to end; another one answers";
-                    ([(RETRY_AFTER, "0")], refusal(StatusCode::SERVICE_UNAVAILABLE, text.to_owned())).into_response()
-                }
                 Ok(review) => answer(state, webhook, deadline, review).await,
                 Err(Unread::Bad(error)) => answered(state.admission.answer(webhook, Err(error)).await),
                 Err(Unread::Busy(reason)) => {

@@ -31,7 +31,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     cluster.register_webhooks_without_ca(port, "Fail").await;
     let listen = format!("127.0.0.1:{port}");
     let builder = cluster.tool(BINARY).await.self_managed().flag("--listen", &listen);
-    let builder = builder.flag("--drain", "1").flag("--pod-name", "a-pod").flag("--namespace", NAMESPACE);
+    let builder = builder.flag("--pod-name", "a-pod").flag("--namespace", NAMESPACE);
     let builder = builder.flag("--pod-template-hash", "a-hash");
     // A watch ends and begins again within the test.
     let tool = builder.flag("--watch-timeout", "1").start().await;
@@ -109,7 +109,7 @@ async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {
     cluster.delete_secret(NAMESPACE, CA_SECRET).await;
     assert_eq!(told(NAMESPACE, "CertificatesReady").await.type_.as_deref(), Some("Normal"));
 
-    // The gate asks for source and clone; and somebody asks who else serves.
+    // The gate asks for source and clone.
     wait::until("a pod is let in", async || cluster.try_pod().await.ok()).await;
     assert!(tool.stop().await.success());
 

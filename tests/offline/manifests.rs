@@ -165,8 +165,7 @@ const WRITE: [&str; 4] = ["create", "patch", "update", "delete"];
 const APPLY: [&str; 2] = ["create", "patch"];
 const EVENTS: [&str; 2] =
     ["gitlab-runner-webhook.gitlab-gitlab-runner-secret", "gitlab-runner-webhook.gitlab-runner-webhook-trust"];
-const OWN: [(&str, &[&str], &str, &str); 4] = [
-    (names::APP, &["get"], "endpoints", names::APP),
+const OWN: [(&str, &[&str], &str, &str); 3] = [
     (names::APP, &["get"], "deployments", names::APP),
     // Their names are generated.
     (names::APP, &WATCH, "replicasets", "any"),

@@ -64,7 +64,7 @@ fn a_binding_that_is_missing_is_written_out() {
     let findings = judged(|facts| _ = facts.rights.grants.remove(0));
     assert_only(
         &findings,
-        "fault rights: lacks get deployments.apps/gitlab-runner-webhook in namespace gitlab-runner-webhook, get endpoints/",
+        "fault rights: lacks get deployments.apps/gitlab-runner-webhook in namespace gitlab-runner-webhook, ",
     );
     assert!(findings[0].remediation.contains("kind: RoleBinding"), "{findings:?}");
     let roleless = judged(|facts| facts.rights.grants[0].rules = None);

@@ -130,7 +130,6 @@ fn with_names(mut rule: PolicyRule, program: &Program) -> PolicyRule {
     let resource = rule.resources.iter().flatten().next().map(String::as_str).unwrap_or_default().to_owned();
     for name in rule.resource_names.iter_mut().flatten() {
         let installed = match (resource.as_str(), name.as_str()) {
-            ("endpoints", APP) => program.service.to_string(),
             ("secrets", SECRET_CA) => program.ca_secret.to_string(),
             ("mutatingwebhookconfigurations", APP) => program.webhook_configuration.clone(),
             _ => continue,
