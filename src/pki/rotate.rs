@@ -20,7 +20,7 @@ use super::{
     plan::Stored,
     publish::CaBundlePublisher,
     registration::{Registration, WebhookKind},
-    state::{Action, Moment, Object, State},
+    state::{Action, Moment, State, WrittenObject},
     store::{CaSecretStore, StoredSecret},
     watch_object::WatchObject,
 };
@@ -198,8 +198,8 @@ impl Rotation {
         if !self.standings.is_superseded() {
             let names = |object| name(&self.store, &self.publisher, object);
             let contended = self.state.note_contended(now, |object| match object {
-                Object::Secret => Problem::contended(format!("update {}", names(object))),
-                Object::CaBundle(_) => Problem::contended(format!("update caBundle of {}", names(object))),
+                WrittenObject::Secret => Problem::contended(format!("update {}", names(object))),
+                WrittenObject::CaBundle(_) => Problem::contended(format!("update caBundle of {}", names(object))),
             });
             for object in contended {
                 self.warn(object);
@@ -251,7 +251,7 @@ impl Rotation {
         };
         let result = self.store.write(&keyring, self.seen.as_deref()).await;
         let action = if self.seen.is_some() { "update" } else { "create" };
-        if self.note_write(Object::Secret, action, result) {
+        if self.note_write(WrittenObject::Secret, action, result) {
             let (object, cause) = (self.store.object(), cause.as_str());
             info!(object, cause, ca = %keyring.current.id(), "CA Secret written");
         }
@@ -262,20 +262,20 @@ impl Rotation {
         // away the trust in a CA that another replica serves by.
         let read = self.store.get().await.map(|seen| self.see(seen.map(Box::new)));
         if self.state.note_read(read, Instant::now()) {
-            self.warn(Object::Secret);
+            self.warn(WrittenObject::Secret);
         }
         self.report_secret();
         let Some(ca_bundle) = self.state.ca_bundle() else { return };
         for (kind, registration) in self.state.due_to_publish(Instant::now()) {
             let result = self.publisher.publish(kind, &registration, &ca_bundle).await;
-            if self.note_write(Object::CaBundle(kind), "update", result) {
+            if self.note_write(WrittenObject::CaBundle(kind), "update", result) {
                 info!(object = self.publisher.object(kind), "caBundle written");
             }
         }
     }
 
     /// Counts and notes a write. Says whether it succeeded.
-    fn note_write(&mut self, object: Object, action: &'static str, result: Result<(), Problem>) -> bool {
+    fn note_write(&mut self, object: WrittenObject, action: &'static str, result: Result<(), Problem>) -> bool {
         let labels = WriteLabels {
             object: name(&self.store, &self.publisher, object),
             action,
@@ -297,7 +297,7 @@ impl Rotation {
     }
 
     /// Logs the problem with an object.
-    fn warn(&self, object: Object) {
+    fn warn(&self, object: WrittenObject) {
         let Some(problem) = self.state.problem_with(object) else { return };
         let object = name(&self.store, &self.publisher, object);
         warn!(object, reason = problem.reason.as_str(), detail = %problem, "certificates: not done, tried again");
@@ -361,10 +361,10 @@ impl Report {
 }
 
 /// What an object is called in logs.
-fn name(store: &CaSecretStore, publisher: &CaBundlePublisher, object: Object) -> String {
+fn name(store: &CaSecretStore, publisher: &CaBundlePublisher, object: WrittenObject) -> String {
     match object {
-        Object::Secret => store.object(),
-        Object::CaBundle(kind) => publisher.object(kind),
+        WrittenObject::Secret => store.object(),
+        WrittenObject::CaBundle(kind) => publisher.object(kind),
     }
 }
 

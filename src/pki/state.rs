@@ -45,7 +45,7 @@ pub enum Action {
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Object {
+pub enum WrittenObject {
     /// The CA Secret.
     Secret,
     /// `caBundle` of this configuration.
@@ -62,17 +62,17 @@ pub struct State {
     clock_pause: Pause,
     /// Leaves are issued no faster than this.
     next_issue: Option<Instant>,
-    write_pauses: BTreeMap<Object, Pause>,
+    write_pauses: BTreeMap<WrittenObject, Pause>,
     /// Whether the Secret was written, and the watch has not brought it yet.
     wrote_secret: bool,
     /// What went wrong with each object, and has not gone right since.
-    problems: BTreeMap<Object, Problem>,
+    problems: BTreeMap<WrittenObject, Problem>,
 }
 
 impl State {
     /// Nothing is known yet.
     pub fn new(options: Options) -> Self {
-        let objects = [Object::Secret].into_iter().chain(WebhookKind::ALL.map(Object::CaBundle));
+        let objects = [WrittenObject::Secret].into_iter().chain(WebhookKind::ALL.map(WrittenObject::CaBundle));
         Self {
             options,
             stored: Stored::Unknown,
@@ -101,10 +101,10 @@ impl State {
         if is_superseded {
             return None;
         }
-        if self.is_free(Object::Secret, now.instant) && self.is_secret_wanted(now) {
+        if self.is_free(WrittenObject::Secret, now.instant) && self.is_secret_wanted(now) {
             return Some(Action::WriteSecret);
         }
-        let is_due = |(kind, _)| self.is_free(Object::CaBundle(kind), now.instant);
+        let is_due = |(kind, _)| self.is_free(WrittenObject::CaBundle(kind), now.instant);
         self.differing().into_iter().any(is_due).then_some(Action::Publish)
     }
 
@@ -129,17 +129,17 @@ impl State {
     /// The configurations whose `caBundle` is another than the Secret wants, and that may be written now.
     pub fn due_to_publish(&self, now: Instant) -> Vec<(WebhookKind, Registration)> {
         let mut due = self.differing();
-        due.retain(|(kind, _)| self.is_free(Object::CaBundle(*kind), now));
+        due.retain(|(kind, _)| self.is_free(WrittenObject::CaBundle(*kind), now));
         due
     }
 
     /// The watch brought what the Secret holds.
     pub fn note_secret(&mut self, stored: Stored, now: Instant) {
         self.read_secret(stored);
-        self.pause(Object::Secret, Pause::over);
+        self.pause(WrittenObject::Secret, Pause::over);
         let is_own = std::mem::take(&mut self.wrote_secret);
         for kind in WebhookKind::ALL {
-            self.pause(Object::CaBundle(kind), |pause| pause.spread(is_own, now));
+            self.pause(WrittenObject::CaBundle(kind), |pause| pause.spread(is_own, now));
         }
     }
 
@@ -150,13 +150,13 @@ impl State {
 
     /// The API server lists a configuration again: what failed meanwhile need not wait any longer.
     pub fn note_list(&mut self, kind: WebhookKind) {
-        self.pause(Object::CaBundle(kind), Pause::over);
+        self.pause(WrittenObject::CaBundle(kind), Pause::over);
     }
 
     /// The watch brought a configuration, or that there is none. Says whether it is news that it is there, or is not.
     pub fn note_registration(&mut self, kind: WebhookKind, found: Option<Registration>, now: Instant) -> bool {
         let is_news = self.publication.set(kind, found, now);
-        self.pause(Object::CaBundle(kind), |pause| pause.spread(false, now));
+        self.pause(WrittenObject::CaBundle(kind), |pause| pause.spread(false, now));
         is_news
     }
 
@@ -177,18 +177,18 @@ impl State {
 
     /// No CA could be made.
     pub fn note_no_ca(&mut self, now: Instant) {
-        self.pause(Object::Secret, |pause| pause.after_failure(None, now));
+        self.pause(WrittenObject::Secret, |pause| pause.after_failure(None, now));
     }
 
     /// An object was written.
-    pub fn note_written(&mut self, object: Object, now: Instant) {
-        self.wrote_secret |= object == Object::Secret;
+    pub fn note_written(&mut self, object: WrittenObject, now: Instant) {
+        self.wrote_secret |= object == WrittenObject::Secret;
         self.problems.remove(&object);
         self.pause(object, |pause| pause.wrote(now));
     }
 
     /// An object could not be written. Says whether that is news. That another replica was first is no problem.
-    pub fn note_not_written(&mut self, object: Object, problem: Problem, now: Instant) -> bool {
+    pub fn note_not_written(&mut self, object: WrittenObject, problem: Problem, now: Instant) -> bool {
         self.pause(object, |pause| pause.after(&problem, now));
         self.complain(object, problem)
     }
@@ -197,25 +197,25 @@ impl State {
     pub fn note_read(&mut self, result: Result<Stored, Problem>, now: Instant) -> bool {
         match result {
             Ok(stored) => {
-                self.problems.remove(&Object::Secret);
+                self.problems.remove(&WrittenObject::Secret);
                 self.read_secret(stored);
                 false
             }
             Err(problem) => {
                 for kind in WebhookKind::ALL {
-                    self.pause(Object::CaBundle(kind), |pause| pause.after(&problem, now));
+                    self.pause(WrittenObject::CaBundle(kind), |pause| pause.after(&problem, now));
                 }
-                self.complain(Object::Secret, problem)
+                self.complain(WrittenObject::Secret, problem)
             }
         }
     }
 
     /// Objects that something else keeps changing, and that stay wrong for now. `problem` is what to say of each.
-    pub fn note_contended(&mut self, now: Moment, problem: impl Fn(Object) -> Problem) -> Vec<Object> {
-        let differing = self.differing().into_iter().map(|(kind, _)| Object::CaBundle(kind));
+    pub fn note_contended(&mut self, now: Moment, problem: impl Fn(WrittenObject) -> Problem) -> Vec<WrittenObject> {
+        let differing = self.differing().into_iter().map(|(kind, _)| WrittenObject::CaBundle(kind));
         let mut contended: Vec<_> = differing.filter(|object| self.is_braked(*object, now.instant)).collect();
-        if self.is_braked(Object::Secret, now.instant) && self.is_secret_wanted(now) {
-            contended.push(Object::Secret);
+        if self.is_braked(WrittenObject::Secret, now.instant) && self.is_secret_wanted(now) {
+            contended.push(WrittenObject::Secret);
         }
         contended.retain(|object| self.complain(*object, problem(*object)));
         contended
@@ -226,12 +226,12 @@ impl State {
         if self.problems.is_empty() {
             return;
         }
-        let differing: Vec<_> = self.differing().into_iter().map(|(kind, _)| Object::CaBundle(kind)).collect();
+        let differing: Vec<_> = self.differing().into_iter().map(|(kind, _)| WrittenObject::CaBundle(kind)).collect();
         // A `caBundle` is written by what a read of the Secret shows.
         let is_secret_needed = !differing.is_empty() || self.is_secret_wanted(now);
         self.problems.retain(|object, _| match object {
-            Object::Secret => is_secret_needed,
-            Object::CaBundle(_) => differing.contains(object),
+            WrittenObject::Secret => is_secret_needed,
+            WrittenObject::CaBundle(_) => differing.contains(object),
         });
     }
 
@@ -241,7 +241,7 @@ impl State {
     }
 
     /// The problem with an object.
-    pub fn problem_with(&self, object: Object) -> Option<&Problem> {
+    pub fn problem_with(&self, object: WrittenObject) -> Option<&Problem> {
         self.problems.get(&object)
     }
 
@@ -301,20 +301,20 @@ impl State {
         self.publication.differing(&ca_bundle).map(|(kind, seen)| (kind, seen.clone())).collect()
     }
 
-    fn is_free(&self, object: Object, now: Instant) -> bool {
+    fn is_free(&self, object: WrittenObject, now: Instant) -> bool {
         self.write_pauses.get(&object).is_some_and(|pause| pause.is_over(now))
     }
 
-    fn is_braked(&self, object: Object, now: Instant) -> bool {
+    fn is_braked(&self, object: WrittenObject, now: Instant) -> bool {
         self.write_pauses.get(&object).is_some_and(|pause| pause.is_braked(now))
     }
 
-    fn pause(&mut self, object: Object, change: impl FnOnce(&mut Pause)) {
+    fn pause(&mut self, object: WrittenObject, change: impl FnOnce(&mut Pause)) {
         self.write_pauses.entry(object).and_modify(change);
     }
 
     /// Notes a problem; says whether its words are news.
-    fn complain(&mut self, object: Object, problem: Problem) -> bool {
+    fn complain(&mut self, object: WrittenObject, problem: Problem) -> bool {
         if problem.reason == Reason::Conflict {
             self.problems.remove(&object);
             return false;

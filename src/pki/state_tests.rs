@@ -48,7 +48,7 @@ impl Loop {
     /// Makes the CA that is wanted, and has the watch bring it.
     fn write_secret(&mut self) {
         let (keyring, _) = self.state.keyring(self.now).unwrap().unwrap();
-        self.state.note_written(Object::Secret, self.now.instant);
+        self.state.note_written(WrittenObject::Secret, self.now.instant);
         self.state.note_secret(Stored::Keyring { keyring, tidy: true }, self.now.instant);
     }
 
@@ -111,7 +111,7 @@ fn from_nothing_it_makes_a_ca_a_leaf_and_trust_in_this_order() {
     assert!(rotation.state.serves(rotation.now) && !rotation.state.is_published(rotation.now));
     assert_eq!(rotation.next(), "publish");
     assert_eq!(rotation.state.due_to_publish(rotation.now.instant).len(), 1);
-    rotation.state.note_written(Object::CaBundle(WebhookKind::Mutating), rotation.now.instant);
+    rotation.state.note_written(WrittenObject::CaBundle(WebhookKind::Mutating), rotation.now.instant);
     assert_eq!(rotation.next(), "nothing", "until the watch has brought it");
     rotation.register(&rotation.state.ca_bundle().unwrap());
     assert!(rotation.state.is_published(rotation.now));
@@ -171,7 +171,7 @@ fn a_ca_is_replaced_step_by_step() {
 #[test]
 fn a_failure_pauses_is_news_once_and_is_forgotten_when_somebody_else_made_it_right() {
     let mut rotation = Loop::settled();
-    let object = Object::CaBundle(WebhookKind::Mutating);
+    let object = WrittenObject::CaBundle(WebhookKind::Mutating);
     rotation.register("overwritten");
     assert_eq!(rotation.next(), "publish");
     assert!(rotation.state.note_not_written(object, failed(), rotation.now.instant));
@@ -193,14 +193,14 @@ fn the_secret_cannot_be_read_so_nothing_is_published_and_that_is_said() {
     rotation.register("overwritten");
     assert!(rotation.state.note_read(Err(failed()), rotation.now.instant));
     rotation.state.forget_what_is_right(rotation.now);
-    assert!(rotation.state.problem_with(Object::Secret).is_some(), "a caBundle waits for it");
+    assert!(rotation.state.problem_with(WrittenObject::Secret).is_some(), "a caBundle waits for it");
     assert_eq!(rotation.next(), "nothing", "a pause");
 }
 
 #[test]
 fn a_ca_bundle_that_something_keeps_changing_is_contended_and_that_is_news_once() {
     let mut rotation = Loop::settled();
-    let object = Object::CaBundle(WebhookKind::Mutating);
+    let object = WrittenObject::CaBundle(WebhookKind::Mutating);
     let contended =
         |rotation: &mut Loop| rotation.state.note_contended(rotation.now, |_| Problem::contended("update caBundle"));
     let mut writes = 0;

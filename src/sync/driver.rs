@@ -10,7 +10,7 @@ use super::{
     clone::{CloneWriter, SourceSecret},
     observe::{Observed, Target},
     permits::Permits,
-    plan::Outcome,
+    plan::WriteOutcome,
     queue::{Order, Queue},
     reread::{Both, Rereads},
     restart::{self, CloneContents, Restarts},
@@ -85,7 +85,7 @@ enum Done {
     Write {
         target: Target,
         action: Action,
-        result: Result<Outcome, Problem>,
+        result: Result<WriteOutcome, Problem>,
     },
 }
 

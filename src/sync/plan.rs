@@ -86,7 +86,7 @@ pub enum DeleteReason {
 
 /// What became of a plan that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WriteOutcome {
     /// Something was written.
     Written,
     /// It turned out that nothing was to be written.

@@ -47,7 +47,7 @@ fn other_names_are_those_of_the_installation() {
         .filter_map(|rule| rule.resource_names.as_ref())
         .flatten()
         .collect();
-    for name in ["hook", "my-ca", "my-hooks"] {
+    for name in ["my-ca", "my-hooks"] {
         assert!(named.iter().any(|there| *there == name), "{name}: {named:?}");
     }
     for name in GUARDS {

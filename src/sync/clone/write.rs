@@ -11,7 +11,7 @@ use crate::{
     config::{CloneSpec, Config, NamespaceName},
     names::{ANNOTATION_CONTENT, ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
     sync::{
-        plan::{Outcome, Plan, UpdateReason},
+        plan::{Plan, UpdateReason, WriteOutcome},
         reread::Both,
         selected,
     },
@@ -51,7 +51,7 @@ impl CloneWriter {
         namespace: &NamespaceName,
         source: Option<&SourceSecret>,
         there: Option<&SecretState>,
-    ) -> Result<Outcome, Problem> {
+    ) -> Result<WriteOutcome, Problem> {
         match (plan, source, there) {
             (Plan::Create, Some(source), _) => self.create(spec, namespace, source).await?,
             (Plan::Update(cause), Some(source), Some(there)) => {
@@ -63,13 +63,13 @@ impl CloneWriter {
             }
             (Plan::Delete(why), _, Some(there)) => {
                 if selected::contradicts(&self.requests, &self.config.runner_namespaces, namespace, *why).await? {
-                    return Ok(Outcome::NotNeeded);
+                    return Ok(WriteOutcome::NotNeeded);
                 }
                 self.delete(spec, namespace, there).await?;
             }
-            _ => return Ok(Outcome::NotNeeded),
+            _ => return Ok(WriteOutcome::NotNeeded),
         }
-        Ok(Outcome::Written)
+        Ok(WriteOutcome::Written)
     }
 
     async fn create(&self, spec: &CloneSpec, namespace: &NamespaceName, source: &SourceSecret) -> Result<(), Problem> {

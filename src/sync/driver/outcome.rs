@@ -14,7 +14,7 @@ use crate::{
         action::Action,
         clone::SourceSecret,
         observe::{Subject, Target},
-        plan::{NoAction, Outcome},
+        plan::{NoAction, WriteOutcome},
         queue::Order,
         trust_bundle::CertsView,
     },
@@ -51,7 +51,7 @@ impl Driver {
         }
     }
 
-    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<Outcome, Problem>) {
+    fn finish_write(&mut self, target: &Target, action: &Action, result: Result<WriteOutcome, Problem>) {
         self.writes -= 1;
         let now = Instant::now();
         let labels = WriteLabels {
@@ -59,12 +59,12 @@ impl Driver {
             action: action.name,
             result: result.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "ok"),
         };
-        if !matches!(result, Ok(Outcome::NotNeeded)) {
+        if !matches!(result, Ok(WriteOutcome::NotNeeded)) {
             self.metrics.writes.get_or_create(&labels).inc();
         }
         match result {
-            Ok(Outcome::NotNeeded) => drop(self.queue.succeed(target, now)),
-            Ok(Outcome::Written) => {
+            Ok(WriteOutcome::NotNeeded) => drop(self.queue.succeed(target, now)),
+            Ok(WriteOutcome::Written) => {
                 let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
                 self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
                 let (object, namespace) = (self.states.name(target), target.namespace.as_str());

@@ -11,7 +11,7 @@ use crate::{
         clone::{self, SecretState, SourceSecret, SourceView},
         observe::{Subject, Target},
         permits::{Permit, Wanted},
-        plan::{NoAction, Outcome, Plan, UpdateReason},
+        plan::{NoAction, Plan, UpdateReason, WriteOutcome},
         trust_bundle::{self, BundleState},
     },
 };
@@ -92,7 +92,7 @@ impl Driver {
         &mut self,
         target: Target,
         action: Action,
-        work: impl Future<Output = Result<Outcome, Problem>> + Send + 'static,
+        work: impl Future<Output = Result<WriteOutcome, Problem>> + Send + 'static,
     ) {
         self.queue.begin(&target);
         self.writes += 1;

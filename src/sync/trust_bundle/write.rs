@@ -11,7 +11,7 @@ use crate::{
     config::{Config, NamespaceName},
     names::{ANNOTATION_SOURCE, APP, CONFIGMAP_TRUST, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
     sync::{
-        plan::{DeleteReason, Outcome, Plan},
+        plan::{DeleteReason, Plan, WriteOutcome},
         selected,
     },
     trust::bundle::{self, BundleError, TrustBundle},
@@ -37,7 +37,7 @@ impl BundleWriter {
         plan: &Plan,
         namespace: &NamespaceName,
         there: Option<&BundleState>,
-    ) -> Result<Outcome, Problem> {
+    ) -> Result<WriteOutcome, Problem> {
         match (plan, there) {
             (Plan::Delete(why), Some(there)) => {
                 let is_wanted = match why {
@@ -47,20 +47,20 @@ impl BundleWriter {
                     }
                 };
                 if is_wanted {
-                    return Ok(Outcome::NotNeeded);
+                    return Ok(WriteOutcome::NotNeeded);
                 }
                 self.withdraw(namespace, there).await?;
-                Ok(Outcome::Written)
+                Ok(WriteOutcome::Written)
             }
             (Plan::Create | Plan::Update(_) | Plan::Replace(_), there) => self.publish(namespace, there).await,
-            (Plan::NoAction(_) | Plan::Delete(_), _) => Ok(Outcome::NotNeeded),
+            (Plan::NoAction(_) | Plan::Delete(_), _) => Ok(WriteOutcome::NotNeeded),
         }
     }
 
     /// Makes the trust bundle what follows from `certsSecretName` as it is stored now.
-    async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<Outcome, Problem> {
+    async fn publish(&self, namespace: &NamespaceName, there: Option<&BundleState>) -> Result<WriteOutcome, Problem> {
         // The watch is about to bring what this read found; the next look settles it.
-        let Ok(bundle) = self.read(namespace).await? else { return Ok(Outcome::NotNeeded) };
+        let Ok(bundle) = self.read(namespace).await? else { return Ok(WriteOutcome::NotNeeded) };
         match there {
             None => self.create(namespace, &bundle).await?,
             Some(there) if there.immutable => {
@@ -77,7 +77,7 @@ impl BundleWriter {
                 self.requests.replace(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, &map).await?;
             }
         }
-        Ok(Outcome::Written)
+        Ok(WriteOutcome::Written)
     }
 
     /// Whether no trust bundle follows from `certsSecretName` as it is stored now. The watch of that Secret may be behind
