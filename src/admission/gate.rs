@@ -16,9 +16,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::{timeout, timeout_at};
 
 use super::{
+    decision::{Decision, Denial, RetryAfter, Verdict, Warning},
     kind::PodKind,
     references::references,
-    review::{Decision, Denial, Request, RetryAfter, Verdict, Warning},
+    review::Request,
     singleflight::Singleflight,
 };
 use crate::{

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 pub use manager::host;
 
 use super::{
+    decision::Warning,
     kind::{PodKind, runs_entrypoint},
     pod::{append, is_windows, mounts_volume, volume},
     pod_view::{ContainerView, PodView, VariableView, VolumeView},
-    review::Warning,
 };
 use crate::{
     config::Config,

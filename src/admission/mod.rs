@@ -3,6 +3,7 @@
 //! One prologue for all webhooks: decode, decide, count, answer. Nothing here has a side effect, and only the
 //! gate asks the API server, for pods that use a clone. No object under review is logged at any level.
 
+mod decision;
 mod error;
 mod gate;
 mod inject;
@@ -31,9 +32,10 @@ pub use pod::shows;
 pub use pod_view::{ContainerView, MountView, PodView};
 
 use self::{
+    decision::{Decision, Verdict},
     gate::{AUDIT_SOURCE_VERSION, Gate, PATIENCE},
     inject::inject,
-    review::{Decision, Request, Verdict},
+    review::Request,
 };
 use crate::{
     cluster::Requests,

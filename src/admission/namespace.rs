@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kube::core::SelectorExt as _;
 
 use super::{
+    decision::{Decision, Warning},
     pod_view::PodView,
-    review::{Decision, Warning},
 };
 use crate::{
     config::{Config, RunnerNamespaces},

@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -217,7 +216,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
         // From 1.37 on each event would be a gzip member of its own, of which the client reads the first.
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let client = self.client.clone();
-        match in_time(tried, client.request_stream(request)).await {
+        match super::in_time(ANSWER, tried, client.request_stream(request)).await {
             Ok(reader) => {
                 let begins = list.is_some();
                 self.source = Some(ChangeSource::Stream { lines: Lines::new(reader), opened: Instant::now(), list });
@@ -331,7 +330,7 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
         let requests = kube::core::Request::new(self.query.path.clone());
         let request = if self.query.metadata_only { requests.list_metadata(&params) } else { requests.list(&params) };
         let request = request.map_err(|error| Problem::unsent(&tried, &error))?;
-        let text = in_time(tried.clone(), self.client.request_text(request)).await?;
+        let text = super::in_time(ANSWER, tried.clone(), self.client.request_text(request)).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| unreadable(&tried, error))?;
         *items = page.items.unwrap_or_default().into();
         *next = page.metadata.next.filter(|token| !token.is_empty());
@@ -381,10 +380,6 @@ impl<T, D: FnMut(&Raw<'_>) -> serde_json::Result<Option<T>>> Watch<D> {
 /// Whether it is the API server, or the way to it, and not this request.
 fn is_outage(reason: Reason) -> bool {
     matches!(reason, Reason::Unreachable | Reason::Timeout | Reason::ServerError)
-}
-
-async fn in_time<T>(tried: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
-    super::in_time(ANSWER, tried, call).await
 }
 
 fn broken(tried: String, message: String) -> Problem {

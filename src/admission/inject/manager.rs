@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use super::{Additions, Obstacle, is_of_mesh, may_add_volume, mount, variable};
 use crate::{
     admission::{
+        decision::Warning,
         kind::runs_entrypoint,
         pod::{MountPlace, shows},
         pod_view::{ContainerView, MountView, PodView, VolumeView},
-        review::Warning,
     },
     config::Config,
     names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
