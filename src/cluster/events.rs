@@ -112,6 +112,14 @@ struct ReportedEvent {
 }
 
 impl EventQueue {
+    /// What waits to be written about an object of this name: whether it is a warning, its reason and its note.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, name: &str) -> Option<(bool, &'static str, String)> {
+        let latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = latest.values().find(|record| record.regarding.name == name)?;
+        Some((record.is_warning, record.reason, record.note.clone()))
+    }
+
     /// Notes a record; a later one about the same object takes its place.
     pub fn tell(&self, record: EventRecord) {
         let key = (record.regarding.namespace.clone(), names::event(&record.regarding.name));

@@ -181,3 +181,88 @@ fn is_problem(subject: Subject, state: &str) -> bool {
         .any(|rest| rest.reason() == state),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "gitlab-gitlab-runner-secret";
+
+    /// States, their metrics, and the Events that they ask for.
+    fn states() -> (States, Metrics, EventQueue) {
+        let (metrics, events) = (Metrics::new(), EventQueue::default());
+        (States::new(Arc::new(Config::default()), metrics.clone(), events.clone()), metrics, events)
+    }
+
+    fn target(subject: Subject) -> Target {
+        Target { subject, namespace: "gitlab-runner".parse().unwrap() }
+    }
+
+    fn count(metrics: &Metrics, state: &'static str) -> i64 {
+        metrics.clones.get_or_create(&CloneLabels { secret: SECRET.to_owned(), state }).get()
+    }
+
+    #[test]
+    fn an_object_is_counted_in_one_state_and_no_longer_when_it_is_not_wanted() {
+        let (mut states, metrics, _) = states();
+        let clone = target(Subject::Clone(0));
+        for state in ["not-loaded", "synced", "synced"] {
+            states.set(&clone, state, None, None);
+        }
+        assert_eq!((count(&metrics, "not-loaded"), count(&metrics, "synced")), (0, 1));
+        states.set(&clone, "not-wanted", None, None);
+        assert_eq!((count(&metrics, "synced"), count(&metrics, "not-wanted")), (0, 0));
+    }
+
+    #[test]
+    fn an_event_says_what_somebody_has_to_do_and_that_it_is_done() {
+        let (mut states, _, events) = states();
+        let clone = target(Subject::Clone(0));
+        for quiet in
+            ["not-loaded", "namespace-absent", "namespace-terminating", "clone-terminating", "standby", "synced"]
+        {
+            states.set(&clone, quiet, None, None);
+            assert_eq!(events.waiting(SECRET), None, "{quiet}");
+        }
+        states.set(&clone, "source-missing", None, None);
+        let (is_warning, reason, note) = events.waiting(SECRET).unwrap();
+        assert!(is_warning && reason == "source-missing");
+        assert_eq!(note, "the source gitlab/gitlab-gitlab-runner-secret is missing; create it");
+        states.set(&clone, "forbidden", Some("update secrets/x: no"), None);
+        assert_eq!(events.waiting(SECRET).unwrap().2, "update secrets/x: no");
+        states.set(&clone, "synced", None, None);
+        assert_eq!(events.waiting(SECRET).unwrap(), (false, "synced", "the clone equals its source again".to_owned()));
+        states.set(&clone, "standby", None, None);
+        states.set(&clone, "synced", None, None);
+        assert_eq!(events.waiting(SECRET).unwrap().0, false, "nothing was wrong in between");
+    }
+
+    #[test]
+    fn without_certificates_no_trust_bundle_is_missed() {
+        let (mut states, _, events) = states();
+        let bundle = target(Subject::Trust);
+        states.set(&bundle, "source-missing", None, None);
+        assert_eq!(events.waiting(CONFIGMAP_TRUST), None);
+        states.set(&bundle, "certs-unusable", Some("key ca.crt"), None);
+        assert!(events.waiting(CONFIGMAP_TRUST).unwrap().0);
+    }
+
+    #[test]
+    fn admission_is_told_of_contention_and_of_its_end_and_of_clones_out_of_step() {
+        let (mut states, ..) = states();
+        let (clone, now) = (target(Subject::Clone(0)), Instant::now());
+        assert!(!states.set(&clone, "synced", None, None));
+        assert!(states.set(&clone, "contended", Some("x"), None) && states.contended().len() == 1);
+        assert!(states.set(&clone, "synced", None, None) && states.contended().is_empty());
+
+        assert!(states.note_no_action(&clone, &NoAction::SourceMissing, now), "news");
+        assert!(!states.note_no_action(&clone, &NoAction::SourceMissing, now));
+        assert!(!states.note_no_action(&clone, &NoAction::Standby, now), "another revision judges that");
+        assert_eq!(states.out_of_step().len(), 1);
+        assert!(states.note_no_action(&clone, &NoAction::Synced, now) && states.out_of_step().is_empty());
+        assert!(
+            !states.note_no_action(&target(Subject::Trust), &NoAction::CertsUnusable, now),
+            "the gate asks for clones"
+        );
+    }
+}
