@@ -3,17 +3,17 @@
 //! One process, two flows, each one way, but for what the gate reads and the watches do not know:
 //!
 //! ```text
-//!   API server ──watch──▶ stores ──▶ Observed ──plan──▶ Plan ──write──▶ API server        sync
+//!   API server ──watch──▶ stores (Observed) ──plan──▶ Plan ──write──▶ API server           sync
 //!                           │
 //!                       Snapshot         (the one place where the flows meet)
 //!                           │
-//!   API server ──review──▶ kind ──▶ inject, gate or warn ──▶ response                     admission
+//!   API server ──review──▶ inject, gate or warn ──▶ response                              admission
 //! ```
 //!
 //! **Sync** ([`sync`]) keeps each *clone* (a Secret in a *runner namespace*) equal to its *source*. It is
 //! level-triggered: an event only says "look again", and what is stored decides. A write happens after
-//! a quorum read of the source that began later than the event; a create cannot hit what is there, an
-//! update cannot hit a version that was not seen. So several replicas need no leader.
+//! a quorum read of the source that began later than the event; a create fails if the object exists, an update if it has
+//! changed since it was seen. So several replicas need no leader.
 //!
 //! **Admission** ([`admission`], [`server`]) answers the API server's reviews from memory: certificates for
 //! *manager pods* and *job pods*, a warning for a runner namespace whose source is missing. It writes

@@ -124,7 +124,7 @@ enum CertificateSource {
     Files(Box<FileCertificate>),
 }
 
-/// Whether this replica writes: always, unless it is one of a Deployment.
+/// Whether this replica writes. Outside of a Deployment: always. In one: only if its revision is the active one.
 fn revisions(settings: &Settings, clients: &Clients, namespace: &NamespaceName) -> (Option<RevisionWatch>, Standings) {
     // A pod without that label gets an empty variable.
     match settings.pod_template_hash.clone().filter(|hash| !hash.is_empty()) {

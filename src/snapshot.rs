@@ -60,7 +60,7 @@ pub struct Snapshot {
     pub certs_loaded: bool,
     /// Where there is one that was not read yet, for its namespace was not selected when it came.
     pub certs_unread: BTreeSet<NamespaceName>,
-    /// The trust bundle in each namespace that has one of ours, with the content that it is to have.
+    /// The trust bundle that pods of a namespace may be given: the current one, or one of those in `trust_former`.
     pub trust: BTreeMap<NamespaceName, Trust>,
     /// The namespaces whose trust bundle is about to be put right.
     pub trust_unsettled: BTreeSet<NamespaceName>,

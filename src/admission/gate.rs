@@ -137,7 +137,7 @@ impl Gate {
             if state == GateState::Current {
                 continue;
             }
-            match self.without(spec, &namespace, state) {
+            match self.outcome_if_not_current(spec, &namespace, state) {
                 Outcome::Warn(reason, warning) => {
                     decision.reason = reason;
                     decision.warnings.push(warning);
@@ -163,7 +163,7 @@ impl Gate {
         let mut changes = self.snapshot.subscribe();
         let mut look = self.look(spec, namespace).await;
         if look.state == GateState::Current {
-            self.compare(spec, namespace, look.state);
+            self.report_contradiction(spec, namespace, look.state);
             return look;
         }
         while look.state != GateState::Current && !self.has_given_up(spec, namespace) {
@@ -175,13 +175,13 @@ impl Gate {
             }
         }
         self.waits.observe(started.elapsed().as_secs_f64());
-        self.compare(spec, namespace, look.state);
+        self.report_contradiction(spec, namespace, look.state);
         look
     }
 
     /// What was read is the truth: when the watches know it otherwise, sync is told, so that it reads, too, and the time
     /// after which the gate gives up begins.
-    fn compare(&self, spec: &CloneSpec, namespace: &NamespaceName, read: GateState) {
+    fn report_contradiction(&self, spec: &CloneSpec, namespace: &NamespaceName, read: GateState) {
         let snapshot = self.snapshot.load();
         if !snapshot.clones_loaded || !snapshot.namespaces.contains(namespace) {
             return;
@@ -231,8 +231,8 @@ impl Gate {
         self.snapshot.load().out_of_step.get(&(spec.secret.clone(), namespace.clone())).copied()
     }
 
-    /// Not while the clone is contended: then it is no delay that keeps it from being current, and what is in it may be
-    /// anybody's.
+    /// Whether the clone has been out of step for longer than `giveUpAfter`. Never while it is contended: then it is no delay
+    /// that keeps it from being current, and its content may be anybody's.
     fn has_given_up(&self, spec: &CloneSpec, namespace: &NamespaceName) -> bool {
         let is_contended = self.snapshot.load().contended.contains(&(spec.secret.clone(), namespace.clone()));
         let is_over = |since: Instant| since.elapsed() >= self.config.gate.give_up_after;
@@ -240,7 +240,7 @@ impl Gate {
     }
 
     /// What becomes of a pod whose clone is not current.
-    fn without(&self, spec: &CloneSpec, namespace: &NamespaceName, state: GateState) -> Outcome {
+    fn outcome_if_not_current(&self, spec: &CloneSpec, namespace: &NamespaceName, state: GateState) -> Outcome {
         let told = format!("Secret {namespace}/{} {}", spec.secret, state.told());
         if is_foreign(&self.snapshot.load(), namespace) {
             // The webhook's selector and the configuration disagree: nobody will ever make this clone.

@@ -186,7 +186,7 @@ fn injector<'a>(
         return match (snapshot.trust.get(namespace), certs) {
             // What another revision publishes is right, whatever Secret it is made of.
             (Some(trust), _) if snapshot.is_passive => with(*trust),
-            // What is there without its Secret is about to be deleted.
+            // Not known yet whether its Secret is there. Known to be missing: the bundle is about to be deleted, and not used.
             (Some(trust), None) if !snapshot.knows_certs(namespace) => with(*trust),
             (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => with(*trust),
             _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),

@@ -1,4 +1,4 @@
-//! Which pod it is. PURE.
+//! Classifies a pod: manager, job, pause or other. PURE.
 //!
 //! Labels such as `app` cannot tell: Big Bang puts `app: gitlab-runner` on job pods, too. What the
 //! runner's Kubernetes executor and the runner chart always write can.

@@ -1,7 +1,8 @@
-//! Admission: request → review → kind → inject → response.
+//! Admission: three webhooks, each with a path of its own: inject (`/mutate/pods`), gate (`/validate/pods`) and warn
+//! (`/mutate/namespaces`).
 //!
-//! One prologue for all webhooks: decode, decide, count, answer. Nothing here has a side effect, and only the
-//! gate asks the API server, for pods that use a clone. No object under review is logged at any level.
+//! One pipeline for all of them: decode, decide, count, answer. Nothing is written; only the gate asks the API server, for
+//! pods that use a clone. No object under review is logged at any level.
 
 mod decision;
 mod error;
@@ -52,7 +53,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// Longest name of an object.
 const MAX_NAME: usize = 253;
 
-/// Answers admission reviews from memory.
+/// Answers admission reviews.
 #[derive(Clone)]
 pub struct Admission {
     config: Arc<Config>,

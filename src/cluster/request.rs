@@ -97,7 +97,7 @@ impl Requests {
     }
 
     /// Creates an object where there is none; fails with a conflict where there is something.
-    /// Server-side apply is the one way to create that RBAC can bind to a name.
+    /// Only server-side apply can create under a rule with `resourceNames`: a POST carries no name.
     ///
     /// `object` is the JSON of what is to be owned.
     pub async fn create<K: Object>(

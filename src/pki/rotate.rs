@@ -20,7 +20,7 @@ use super::{
     plan::Stored,
     publish::CaBundlePublisher,
     registration::{Registration, WebhookKind},
-    state::{Action, Moment, State, WrittenObject},
+    state::{Moment, NextAction, State, WrittenObject},
     store::{CaSecretStore, StoredSecret},
     watch_object::WatchObject,
 };
@@ -187,10 +187,10 @@ impl Rotation {
         loop {
             let (now, is_in_doubt) = (self.now(), self.clock.is_in_doubt());
             match self.state.next_action(now, is_in_doubt, self.standings.is_superseded()) {
-                Some(Action::AskForTime) => self.ask_for_time().await,
-                Some(Action::Issue(issuer)) => self.issue(issuer),
-                Some(Action::WriteSecret) => self.write_secret().await,
-                Some(Action::Publish) => self.publish().await,
+                Some(NextAction::AskForTime) => self.ask_for_time().await,
+                Some(NextAction::Issue(issuer)) => self.issue(issuer),
+                Some(NextAction::WriteSecret) => self.write_secret().await,
+                Some(NextAction::Publish) => self.publish().await,
                 None => break,
             }
         }

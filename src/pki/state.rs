@@ -32,7 +32,7 @@ pub struct Moment {
 
 /// What the loop does next.
 #[derive(Debug)]
-pub enum Action {
+pub enum NextAction {
     /// Asks the API server for its time: it is not known, or the clock of this machine was set.
     AskForTime,
     /// Issues a leaf by this CA, and serves by it.
@@ -89,23 +89,23 @@ impl State {
     /// What is to be done now; `None`: nothing, before the next event, the next pause that ends, or the next certificate that
     /// is due. A replica of a superseded revision goes on serving, and writes nothing; one that is not ready yet may have to
     /// write what it needs for that.
-    pub fn next_action(&self, now: Moment, is_time_in_doubt: bool, is_superseded: bool) -> Option<Action> {
+    pub fn next_action(&self, now: Moment, is_time_in_doubt: bool, is_superseded: bool) -> Option<NextAction> {
         if is_time_in_doubt && self.clock_pause.is_over(now.instant) {
-            return Some(Action::AskForTime);
+            return Some(NextAction::AskForTime);
         }
         if self.next_issue.is_none_or(|due| due <= now.instant)
             && let Some(issuer) = self.view(now, plan::issuer)
         {
-            return Some(Action::Issue(issuer));
+            return Some(NextAction::Issue(issuer));
         }
         if is_superseded {
             return None;
         }
         if self.is_free(WrittenObject::Secret, now.instant) && self.is_secret_wanted(now) {
-            return Some(Action::WriteSecret);
+            return Some(NextAction::WriteSecret);
         }
         let is_due = |(kind, _)| self.is_free(WrittenObject::CaBundle(kind), now.instant);
-        self.differing().into_iter().any(is_due).then_some(Action::Publish)
+        self.differing().into_iter().any(is_due).then_some(NextAction::Publish)
     }
 
     /// When the first pause ends that has not ended yet.

@@ -37,10 +37,10 @@ impl Loop {
 
     fn next_of(&self, is_superseded: bool) -> &'static str {
         match self.state.next_action(self.now, false, is_superseded) {
-            Some(Action::AskForTime) => "time",
-            Some(Action::Issue(_)) => "issue",
-            Some(Action::WriteSecret) => "secret",
-            Some(Action::Publish) => "publish",
+            Some(NextAction::AskForTime) => "time",
+            Some(NextAction::Issue(_)) => "issue",
+            Some(NextAction::WriteSecret) => "secret",
+            Some(NextAction::Publish) => "publish",
             None => "nothing",
         }
     }
@@ -53,7 +53,9 @@ impl Loop {
     }
 
     fn issue(&mut self) {
-        let Some(Action::Issue(authority)) = self.state.next_action(self.now, false, false) else { panic!("no leaf") };
+        let Some(NextAction::Issue(authority)) = self.state.next_action(self.now, false, false) else {
+            panic!("no leaf")
+        };
         let leaf = authority.issue(&self.state.options.names, LIFETIMES.leaf, self.now.time).unwrap();
         self.state.note_issued(Some(leaf), self.now.instant);
     }
@@ -90,7 +92,7 @@ fn what_is_not_known_is_not_acted_upon_but_the_time_is_asked_for() {
     rotation.register("");
     assert_eq!(rotation.next(), "nothing", "the Secret may be there");
     let ask =
-        |rotation: &Loop| matches!(rotation.state.next_action(rotation.now, true, true), Some(Action::AskForTime));
+        |rotation: &Loop| matches!(rotation.state.next_action(rotation.now, true, true), Some(NextAction::AskForTime));
     assert!(ask(&rotation));
     rotation.state.note_time(false, rotation.now.instant);
     assert!(!ask(&rotation), "not without a pause");

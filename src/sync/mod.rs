@@ -9,6 +9,7 @@
 
 mod action;
 mod clone;
+mod deletion_check;
 mod driver;
 mod filtered;
 #[cfg(test)]
@@ -19,7 +20,6 @@ mod plan;
 mod queue;
 mod reread;
 mod restart;
-mod selected;
 mod selection;
 mod source_reads;
 mod states;

@@ -1,4 +1,4 @@
-//! Which clones wait to be looked at, and since when. PURE: the time is an argument.
+//! Which objects wait to be looked at, and since when. PURE: the time is an argument.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -23,7 +23,7 @@ pub struct Queue {
     last: VecDeque<Target>,
     delayed: BTreeSet<(Instant, Target)>,
     marks: u64,
-    /// How often the way through the many was turned round. Odd: from their end.
+    /// How often the direction through the many changed. Odd: from their end.
     turns: u64,
 }
 
@@ -138,8 +138,9 @@ impl Queue {
         self.entries.remove(target);
     }
 
-    /// Another replica has been at this clone, one of many, or is: this one turns round and goes on from where it began,
-    /// towards the other. So two that began in different places meet twice, and not time and again.
+    /// Another replica has written this one, or is about to. Replicas begin a fan-out at random places in the same order; one
+    /// that meets another changes its direction and goes on from where it began. So two of them meet twice, instead of racing
+    /// over the same objects.
     pub fn meet(&mut self, target: &Target) {
         let Some(entry) = self.entries.get_mut(target).filter(|entry| entry.order == Order::Last) else { return };
         // When it is looked at again, that is no further meeting.

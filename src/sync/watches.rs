@@ -69,7 +69,7 @@ pub struct Watches {
     tasks: JoinSet<()>,
     health: HashMap<Id, WatchHealth>,
     selection: Selection,
-    selected: channel::Sender<Option<Arc<BTreeSet<NamespaceName>>>>,
+    selected_sender: channel::Sender<Option<Arc<BTreeSet<NamespaceName>>>>,
     doubts: HashMap<usize, Doubt>,
     of_namespaces: usize,
     metrics: Metrics,
@@ -92,13 +92,13 @@ impl Watches {
         metrics: Metrics,
     ) -> Self {
         let (sender, events) = mpsc::channel(WAITING);
-        let (selected, selection) = channel::channel(None);
+        let (selected_sender, all_selected) = channel::channel(None);
         let mut watches = Self {
             events,
             tasks: JoinSet::new(),
             health: HashMap::new(),
             selection: Selection::default(),
-            selected,
+            selected_sender,
             doubts: HashMap::new(),
             of_namespaces: 0,
             metrics,
@@ -135,7 +135,7 @@ impl Watches {
             let query = of_secret(&spec.secret);
             watches.add(health, Id::Secret(index), query.what());
             watches.doubts.insert(index, Doubt { notify: query.doubt(), last: None });
-            let (selected, from) = (selection.clone(), spec.from.clone());
+            let (selected, from) = (all_selected.clone(), spec.from.clone());
             let changes = watch(client, query, timeout, move |raw| {
                 let Some(namespace) = namespace_of(raw) else { return Ok(None) };
                 let is_read = namespace == from || is_selected(&selected, &namespace);
@@ -144,12 +144,12 @@ impl Watches {
             let (reads, name) = (requests.clone(), spec.secret.clone());
             let read = move |namespace| read_secret(reads.clone(), name.clone(), namespace, SecretState::from);
             let event = move |change| StoreEvent::Secret(index, change);
-            watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), event));
+            watches.tasks.spawn(forward(Box::pin(changes), all_selected.clone(), read, sender.clone(), event));
         }
 
         let query = of_secret(&config.certs_secret_name);
         watches.add(health, Id::Certs, query.what());
-        let (selected, roots) = (selection.clone(), config.public_roots);
+        let (selected, roots) = (all_selected.clone(), config.public_roots);
         let changes = watch(client, query, timeout, move |raw| {
             let Some(namespace) = namespace_of(raw) else { return Ok(None) };
             if !is_selected(&selected, &namespace) {
@@ -170,12 +170,12 @@ impl Watches {
             let convert = move |secret: Secret| beside_others(|| CertsState::new(&secret, roots));
             read_secret(reads.clone(), name.clone(), namespace, convert)
         };
-        watches.tasks.spawn(forward(Box::pin(changes), selection.clone(), read, sender.clone(), StoreEvent::Certs));
+        watches.tasks.spawn(forward(Box::pin(changes), all_selected.clone(), read, sender.clone(), StoreEvent::Certs));
 
         let query = Query::of::<ConfigMap>(None, format!("configmaps/{CONFIGMAP_TRUST} in all namespaces"));
         let query = query.named(CONFIGMAP_TRUST).large();
         watches.add(health, Id::Bundle, query.what());
-        let selected = selection.clone();
+        let selected = all_selected.clone();
         let changes = watch(client, query, timeout, move |raw| {
             let Some(namespace) = namespace_of(raw) else { return Ok(None) };
             let is_read = is_selected(&selected, &namespace);
@@ -189,7 +189,7 @@ impl Watches {
                 Ok(map.map(BundleState::from))
             }
         };
-        watches.tasks.spawn(forward(Box::pin(changes), selection, read, sender, StoreEvent::Bundle));
+        watches.tasks.spawn(forward(Box::pin(changes), all_selected, read, sender, StoreEvent::Bundle));
         watches
     }
 
@@ -213,7 +213,7 @@ impl Watches {
                 if self.selection.note(*index, change)
                     && let Some(namespaces) = self.selection.namespaces()
                 {
-                    self.selected.send_replace(Some(Arc::new(namespaces)));
+                    self.selected_sender.send_replace(Some(Arc::new(namespaces)));
                 }
                 self.note(Id::Namespace(*index), change);
             }

@@ -35,8 +35,8 @@ pub(super) struct JobInjector<'a> {
 }
 
 impl<'a> JobInjector<'a> {
-    /// With variables for those files only that the trust bundle has. A former one, or one of another revision, may have its
-    /// files for the other way only; then that is taken.
+    /// Variables lead only to files that the trust bundle has. A former one, or one of another revision, may have been made for
+    /// the other value of `publicRoots`; then the variables for that are set.
     pub(super) fn new(trust: Trust, is_former: bool, config: &'a Config) -> Self {
         let file = |key: &str| format!("{MOUNT_TRUST}/{key}");
         let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(KEY_CA)));

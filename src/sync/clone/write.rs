@@ -11,9 +11,9 @@ use crate::{
     config::{CloneSpec, Config, NamespaceName},
     names::{ANNOTATION_CONTENT, ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
     sync::{
+        deletion_check,
         plan::{Plan, UpdateReason, WriteOutcome},
         reread::Both,
-        selected,
     },
 };
 
@@ -62,7 +62,9 @@ impl CloneWriter {
                 self.create(spec, namespace, source).await?;
             }
             (Plan::Delete(why), _, Some(there)) => {
-                if selected::contradicts(&self.requests, &self.config.runner_namespaces, namespace, *why).await? {
+                if deletion_check::is_still_selected(&self.requests, &self.config.runner_namespaces, namespace, *why)
+                    .await?
+                {
                     return Ok(WriteOutcome::NotNeeded);
                 }
                 self.delete(spec, namespace, there).await?;

@@ -64,6 +64,7 @@ impl Driver {
         }
         match result {
             Ok(WriteOutcome::NotNeeded) => drop(self.queue.succeed(target, now)),
+            // The clone stays out of step until this write comes back through the watch and plans as `Synced`.
             Ok(WriteOutcome::Written) => {
                 let lag = self.queue.succeed(target, now).map(|since| now.saturating_duration_since(since));
                 self.metrics.sync_lag.observe(lag.unwrap_or_default().as_secs_f64());
@@ -110,7 +111,7 @@ impl Driver {
     /// Nothing is to be done, and why.
     pub(super) fn no_action(&mut self, target: &Target, why: &NoAction) {
         self.permits.forget(target);
-        // What has been done already in the middle of a fan-out was done by another replica.
+        // In a fan-out, one that needs nothing any more has probably been written by another replica.
         if self.writes > 0 {
             self.queue.meet(target);
         }

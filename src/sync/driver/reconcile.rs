@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is to be written, and may be.
-struct Decision {
+struct WriteDecision {
     plan: Plan,
     wanted: Wanted,
     rival: Rival,
@@ -41,8 +41,8 @@ impl Driver {
     }
 
     /// What is to be done, by what the watches showed and, of a clone, by what was `read` of its source. `None`: nothing, or
-    /// not now; the object has been put where it belongs then.
-    fn decide(&mut self, target: &Target, read: Option<SourceView<'_>>) -> Option<Decision> {
+    /// not now, and its state says why.
+    fn decide(&mut self, target: &Target, read: Option<SourceView<'_>>) -> Option<WriteDecision> {
         let namespace = self.observed.namespace_of(&self.config, target);
         let (plan, wanted, is_last_by_us) = match target.subject {
             Subject::Clone(clone) => {
@@ -65,12 +65,18 @@ impl Driver {
             self.no_action(target, &why);
             return None;
         }
-        let decision = Decision { plan, wanted, rival: self.rival(is_last_by_us) };
-        (!self.is_held(target, &decision)).then_some(decision)
+        let decision = WriteDecision { plan, wanted, rival: self.rival(is_last_by_us) };
+        (!self.hold_back(target, &decision)).then_some(decision)
     }
 
-    fn write_clone(&mut self, clone: usize, target: Target, decision: Decision, source: Option<Arc<SourceSecret>>) {
-        let Decision { plan, wanted, rival } = decision;
+    fn write_clone(
+        &mut self,
+        clone: usize,
+        target: Target,
+        decision: WriteDecision,
+        source: Option<Arc<SourceSecret>>,
+    ) {
+        let WriteDecision { plan, wanted, rival } = decision;
         let there = self.observed.target(clone, &target.namespace).cloned();
         let action = Action::of_clone(&plan, source.as_deref(), there.as_ref(), wanted, rival);
         let Some(spec) = self.config.clones.get(clone).cloned() else { return };
@@ -80,8 +86,8 @@ impl Driver {
         });
     }
 
-    fn write_bundle(&mut self, target: Target, decision: Decision) {
-        let Decision { plan, wanted, rival } = decision;
+    fn write_bundle(&mut self, target: Target, decision: WriteDecision) {
+        let WriteDecision { plan, wanted, rival } = decision;
         let there = self.observed.all_bundles().get(&target.namespace).cloned();
         let action = Action::of_trust(&plan, wanted, rival);
         let (writer, namespace) = (self.bundles.clone(), target.namespace.clone());
@@ -99,14 +105,16 @@ impl Driver {
         self.work.spawn(async move { Done::Write { target, action, result: work.await } });
     }
 
-    /// Where the revisions of our Deployment are known, another instance that writes is none of ours.
+    /// In a Deployment only one revision writes: another instance that writes there does not brake as this one does, so it counts
+    /// as any other writer.
     fn rival(&self, is_last_by_us: bool) -> Rival {
         Rival::of(is_last_by_us && !self.standings.is_known())
     }
 
-    /// Whether this is not written now: by this replica, or so soon. It has been put where it belongs then.
-    fn is_held(&mut self, target: &Target, decision: &Decision) -> bool {
-        let Decision { plan, wanted, rival } = decision;
+    /// Returns true if the write must not begin now: another revision writes, or it is limited. Then the object has been put
+    /// off or taken from the queue, and its state is set.
+    fn hold_back(&mut self, target: &Target, decision: &WriteDecision) -> bool {
+        let WriteDecision { plan, wanted, rival } = decision;
         let now = Instant::now();
         // Without our marks it is what its source is all the same.
         self.stale |= match plan {

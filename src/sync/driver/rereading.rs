@@ -110,7 +110,7 @@ impl Driver {
         }
     }
 
-    /// What was written while its watch fails is brought by no watch.
+    /// While its watch fails, nothing confirms a write: the clone is read instead.
     pub(super) fn note_write(&mut self, target: &Target, now: Instant) {
         if let Subject::Clone(clone) = target.subject
             && self.watches.is_blind(clone)

@@ -1,6 +1,6 @@
 //! Which trust bundles pods are given: those whose content followed from the certificates, as far as this process saw. PURE.
 //!
-//! Who may write the trust bundle could otherwise have every job that starts meanwhile trust a CA of their own.
+//! Otherwise a client with the right to write the ConfigMap could have every job that starts before the repair trust its CA.
 
 use std::collections::BTreeMap;
 

@@ -11,8 +11,8 @@ use crate::{
     config::{Config, NamespaceName},
     names::{ANNOTATION_SOURCE, APP, CONFIGMAP_TRUST, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
     sync::{
+        deletion_check,
         plan::{DeleteReason, Plan, WriteOutcome},
-        selected,
     },
     trust::bundle::{self, BundleError, TrustBundle},
     wiped::Wiped,
@@ -43,7 +43,13 @@ impl BundleWriter {
                 let is_wanted = match why {
                     DeleteReason::SourceDeleted => !self.has_no_source(namespace).await?,
                     DeleteReason::NotSelected | DeleteReason::Leftover => {
-                        selected::contradicts(&self.requests, &self.config.runner_namespaces, namespace, *why).await?
+                        deletion_check::is_still_selected(
+                            &self.requests,
+                            &self.config.runner_namespaces,
+                            namespace,
+                            *why,
+                        )
+                        .await?
                     }
                 };
                 if is_wanted {

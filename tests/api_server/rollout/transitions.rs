@@ -259,6 +259,7 @@ async fn a_rollout_that_fails_stops_nothing_and_a_rollback_is_a_newer_revision()
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "second")]).await;
     stands(&first, "active").await;
     let wrote = |tool: &Tool| tool.log_lines().iter().filter(|line| line["message"] == "written").count();
+    wait::until("both writes are logged", async || (wrote(&first) >= 2).then_some(())).await;
     assert_eq!((wrote(&first), wrote(&broken)), (2, 0));
 
     let second = revisions.start(&revisions.roll_out("second").await, "").await;
@@ -269,5 +270,6 @@ async fn a_rollout_that_fails_stops_nothing_and_a_rollback_is_a_newer_revision()
     stands(&second, "superseded").await;
     cluster.put_secret("gitlab", SECRET, &[("runner-token", "third")]).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "third")]).await;
+    wait::until("the third write is logged", async || (wrote(&first) >= 3).then_some(())).await;
     assert_eq!((wrote(&first), wrote(&second), wrote(&broken)), (3, 0, 0));
 }

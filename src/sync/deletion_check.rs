@@ -1,4 +1,4 @@
-//! Evidence before a deletion: is this namespace a runner namespace after all?
+//! Before something is deleted because its namespace is not selected: is the namespace selected after all?
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{PartialObjectMeta, SelectorExt as _};
@@ -9,9 +9,9 @@ use crate::{
     config::{NamespaceName, RunnerNamespaces},
 };
 
-/// Whether something is not deleted after all, because its namespace is selected: by a quorum read. An object may have come
-/// to us before its namespace did.
-pub(super) async fn contradicts(
+/// Whether a namespace is a runner namespace after all, by a quorum read, so that nothing is deleted there for not being in
+/// one. The watch may have shown an object before its namespace. Deletions for another reason are not held up.
+pub(super) async fn is_still_selected(
     requests: &Requests,
     runner_namespaces: &RunnerNamespaces,
     namespace: &NamespaceName,
