@@ -26,10 +26,10 @@ MUTANTS_VERSION = 27.1.0
 MUTANTS = target/tools/cargo-mutants-$(MUTANTS_VERSION)
 
 SCRIPTS = .ci/run certs/issue.sh fuzz/seeds.sh
-# Decisions, all of them PURE.
+# Decisions.
 MUTATED = src/sync/clone/plan.rs src/sync/trust_bundle/plan.rs src/admission/kind.rs src/admission/inject.rs \
 	src/admission/inject/job.rs src/admission/inject/manager.rs src/admission/gate.rs src/pki/keyring.rs \
-	src/pki/plan.rs src/trust/bundle.rs
+	src/pki/plan.rs src/pki/state.rs src/trust/bundle.rs
 
 DEMO = $(CARGO) run --locked --release --quiet --example demo --
 

@@ -29,12 +29,12 @@
 //! | [`names`] | every name that code and manifests share | nothing |
 //! | [`config`] | file and flags, parsed into what can be acted on | nothing |
 //! | [`trust`] | what is known of `certsSecretName`, and the trust bundle that follows | `config` |
-//! | [`cluster`] | clients, watches, requests, what errors mean, which other replicas serve, which revision writes | `config`, `shutdown`, `telemetry` |
+//! | [`cluster`] | clients, watches, requests, Events, what errors mean, which revision writes | `config`, `shutdown`, `telemetry` |
 //! | [`snapshot`] | what the stores publish for admission | `config`, `trust` |
 //! | [`sync`] | observe, plan, queue, write, driver; its subjects are clones and trust bundles | `cluster`, `config`, `shutdown`, `snapshot`, `telemetry`, `trust` |
 //! | [`admission`] | review, kind, inject, namespace, gate | `cluster`, `config`, `snapshot`, `sync`, `telemetry`, `trust` |
 //! | [`pki`] | our own CA, the leaf, `caBundle` | `cluster`, `config`, `server`, `shutdown`, `telemetry` |
-//! | [`server`] | TLS, timers, caps, routes, handing over | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |
+//! | [`server`] | TLS, timers, caps, routes | `admission`, `cluster`, `config`, `shutdown`, `snapshot`, `telemetry` |
 //! | [`telemetry`] | logs, metrics, health | `config` |
 //! | [`shutdown`] | the phases from serving to stopped | nothing |
 //! | `backoff`, `brake`, `crypto`, `digest`, `pem`, `wiped` | when something is tried or written again; cryptography, content, certificates, Secret data that is overwritten | nothing |

@@ -2,8 +2,8 @@
 //!
 //! A replica that is asked to end is still called for a while, because those who call it learn late: a pod that
 //! terminates leaves the Endpoints, then the rules of each node. An API server tries no failed review again. So a replica
-//! goes on as before, but for `Connection: close`, which has each API server connect anew, and more and more of them
-//! elsewhere. It ends when its time is over, or when it has not been called for so long that everybody must know.
+//! goes on as before, but for `Connection: close`, so that each API server reconnects, more and more of them to other
+//! replicas. It ends when its time is over, or when it has not been called for so long that everybody must know.
 
 use std::time::Duration;
 

@@ -105,7 +105,7 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_SERVICE", default_value = names::APP)]
     pub service: ServiceName,
 
-    /// Name of the pod: Events say that it reported them.
+    /// Name of the pod, which Events give as their reporter.
     #[arg(long, value_name = "NAME", env = "GITLAB_RUNNER_WEBHOOK_POD_NAME")]
     pub pod_name: Option<String>,
 
@@ -119,7 +119,7 @@ pub struct Settings {
           default_value = "120", value_parser = seconds)]
     pub cleanup_delay: Duration,
 
-    /// How long reviews are still answered after SIGTERM: longer than a node takes to learn of it. 0 ends at once.
+    /// How long reviews are still answered after SIGTERM; longer than a node takes to learn that the pod ends. 0 ends at once.
     #[arg(long, value_name = "SECONDS", env = "GITLAB_RUNNER_WEBHOOK_DRAIN",
           default_value = "20", value_parser = seconds_or_none)]
     pub drain: Duration,

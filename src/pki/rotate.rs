@@ -182,31 +182,38 @@ impl Rotation {
         }
     }
 
-    /// Does what is to be done now, and says how things are.
+    /// Does what is to be done now, and says how things are. A write ends the turn: what it changed is seen as an event, and
+    /// a slow API server must not keep events waiting.
     async fn turn(&mut self) {
+        if !self.standings.is_superseded() {
+            self.note_contended();
+        }
         loop {
             let (now, is_in_doubt) = (self.now(), self.clock.is_in_doubt());
             match self.state.next_action(now, is_in_doubt, self.standings.is_superseded()) {
                 Some(NextAction::AskForTime) => self.ask_for_time().await,
                 Some(NextAction::Issue(issuer)) => self.issue(issuer),
-                Some(NextAction::WriteSecret) => self.write_secret().await,
-                Some(NextAction::Publish) => self.publish().await,
+                Some(NextAction::WriteSecret) => break self.write_secret().await,
+                Some(NextAction::Publish) => break self.publish().await,
                 None => break,
             }
         }
         let now = self.now();
-        if !self.standings.is_superseded() {
-            let names = |object| name(&self.store, &self.publisher, object);
-            let contended = self.state.note_contended(now, |object| match object {
-                WrittenObject::Secret => Problem::contended(format!("update {}", names(object))),
-                WrittenObject::CaBundle(_) => Problem::contended(format!("update caBundle of {}", names(object))),
-            });
-            for object in contended {
-                self.warn(object);
-            }
-        }
         self.state.forget_what_is_right(now);
         self.report.show(&self.state, now);
+    }
+
+    /// Before anything is written: what is wrong now and has been written too often waits, because somebody else keeps
+    /// changing it.
+    fn note_contended(&mut self) {
+        let names = |object| name(&self.store, &self.publisher, object);
+        let contended = self.state.note_contended(self.now(), |object| match object {
+            WrittenObject::Secret => Problem::contended(format!("update {}", names(object))),
+            WrittenObject::CaBundle(_) => Problem::contended(format!("update caBundle of {}", names(object))),
+        });
+        for object in contended {
+            self.warn(object);
+        }
     }
 
     fn now(&self) -> Moment {

@@ -110,7 +110,8 @@ impl State {
 
     /// When the first pause ends that has not ended yet.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.write_pauses.values().filter_map(|pause| pause.due(now)).min()
+        let issue = self.next_issue.filter(|due| *due > now);
+        self.write_pauses.values().filter_map(|pause| pause.due(now)).chain(issue).min()
     }
 
     /// What the CA Secret is to hold instead, if it is to be written, and why.
@@ -135,17 +136,12 @@ impl State {
 
     /// The watch brought what the Secret holds.
     pub fn note_secret(&mut self, stored: Stored, now: Instant) {
-        self.read_secret(stored);
+        self.stored = stored;
         self.pause(WrittenObject::Secret, Pause::over);
         let is_own = std::mem::take(&mut self.wrote_secret);
         for kind in WebhookKind::ALL {
             self.pause(WrittenObject::CaBundle(kind), |pause| pause.spread(is_own, now));
         }
-    }
-
-    /// A read showed what the Secret holds.
-    pub fn read_secret(&mut self, stored: Stored) {
-        self.stored = stored;
     }
 
     /// The API server lists a configuration again: what failed meanwhile need not wait any longer.
@@ -198,7 +194,7 @@ impl State {
         match result {
             Ok(stored) => {
                 self.problems.remove(&WrittenObject::Secret);
-                self.read_secret(stored);
+                self.stored = stored;
                 false
             }
             Err(problem) => {

@@ -3,24 +3,18 @@
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{PartialObjectMeta, SelectorExt as _};
 
-use super::plan::DeleteReason;
 use crate::{
     cluster::{Problem, Requests},
     config::{NamespaceName, RunnerNamespaces},
 };
 
 /// Whether a namespace is a runner namespace after all, by a quorum read, so that nothing is deleted there for not being in
-/// one. The watch may have shown an object before its namespace. Deletions for another reason are not held up.
+/// one. The watch may have shown an object before its namespace.
 pub(super) async fn is_still_selected(
     requests: &Requests,
     runner_namespaces: &RunnerNamespaces,
     namespace: &NamespaceName,
-    why: DeleteReason,
 ) -> Result<bool, Problem> {
-    match why {
-        DeleteReason::SourceDeleted => return Ok(false),
-        DeleteReason::NotSelected | DeleteReason::Leftover => {}
-    }
     if runner_namespaces.names.contains(namespace) {
         return Ok(true);
     }

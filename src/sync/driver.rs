@@ -42,8 +42,8 @@ const CONTENDED_DETAIL: &str = "something else keeps changing it; repaired at mo
 /// Events taken in before the clones are looked at.
 const MAX_BATCH: usize = 256;
 
-/// Keeps every clone equal to its source, for ever. All that sync knows has one owner, this; each part is a type of its own, so
-/// that the loop has many fields and little to do.
+/// Keeps every clone equal to its source, for ever. This type owns all that sync knows; each part is a type of its own, so it
+/// has many fields and little to do.
 pub struct Driver {
     config: Arc<Config>,
     watches: Watches,

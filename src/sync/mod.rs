@@ -1,7 +1,8 @@
 //! Sync: keeps each clone equal to its source.
 //!
 //! There are two subjects, `clone` and `trust_bundle`, each with the same three files: `state` is what is kept of the
-//! stored object, `plan` decides what is to be done with it, `write` does it.
+//! stored object, `plan` decides what is to be done with it, `write` does it. A trust bundle also has `shown`: which content
+//! pods may be given.
 //!
 //! Watches fill the stores (`observe`); every event only says "look at this object again". A look compares what the stores
 //! hold (`plan`); a write (`write`) happens after a quorum read of the source that began later than the event, at most one

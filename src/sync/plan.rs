@@ -93,6 +93,24 @@ pub enum WriteOutcome {
     NotNeeded,
 }
 
+impl NamespaceView {
+    /// What is to be done where the namespace decides, whatever the subject; `None`: it is active. Of what is there:
+    /// `was_ours`, whether our field manager owns a part of it; `is_deletable`, whether it is ours and not being deleted.
+    pub fn plan(self, was_ours: bool, is_deletable: bool) -> Option<Plan> {
+        let delete = |why| if is_deletable { Plan::Delete(why) } else { Plan::NoAction(NoAction::NotWanted) };
+        Some(match self {
+            Self::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
+            Self::Absent => Plan::NoAction(NoAction::NamespaceAbsent),
+            Self::Terminating => Plan::NoAction(NoAction::NamespaceTerminating),
+            Self::Left => delete(DeleteReason::NotSelected),
+            // Labels prove nothing: anybody can write them.
+            Self::NotSelected if was_ours => delete(DeleteReason::Leftover),
+            Self::NotSelected | Self::OfSource => Plan::NoAction(NoAction::NotWanted),
+            Self::Active => return None,
+        })
+    }
+}
+
 impl Plan {
     /// Whether it is written by what the source holds.
     pub fn needs_source(&self) -> bool {

@@ -198,7 +198,7 @@ impl Queue {
     }
 
     /// Whether writes of this one fail so often in a row that what happened meanwhile does not explain it.
-    pub fn fails_on(&self, target: &Target) -> bool {
+    pub fn keeps_failing(&self, target: &Target) -> bool {
         self.entries.get(target).is_some_and(|entry| entry.attempts > EAGER_RETRIES)
     }
 

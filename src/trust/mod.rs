@@ -7,7 +7,7 @@ mod subject_hash;
 
 pub use crate::pem::PemError;
 pub use certs::{Ca, Certs};
-pub(crate) use state::TEXT;
+pub(crate) use state::DIGEST_TAG;
 pub use state::{CertsState, ExpectedBundle};
 
 /// What the trust bundle in a namespace holds, as it is stored.

@@ -11,8 +11,8 @@ use crate::{
     digest::{Digest, Shape},
 };
 
-/// What is in a trust bundle.
-pub(crate) const TEXT: &str = "text";
+/// What the digest of a bundle of text begins with.
+pub(crate) const DIGEST_TAG: &str = "text";
 
 /// `certsSecretName` in one namespace.
 #[derive(Clone, Debug)]
@@ -68,5 +68,5 @@ impl ExpectedBundle {
 }
 
 fn digest(data: &std::collections::BTreeMap<String, String>) -> Digest {
-    data.iter().map(|(key, value)| (key.as_str(), value)).collect::<Shape>().digest(TEXT)
+    data.iter().map(|(key, value)| (key.as_str(), value)).collect::<Shape>().digest(DIGEST_TAG)
 }

@@ -72,6 +72,13 @@ async fn end(replicas: &Replicas<'_>, replica: Replica) {
     assert!(status.success(), "{}", tool.log_text());
 }
 
+/// How many reviews it has answered.
+async fn answered(tool: &Tool) -> f64 {
+    let (_, page) = tool.get("/metrics").await;
+    let counts = page.lines().filter(|line| line.starts_with("gitlab_runner_webhook_admissions_total{"));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 /// As a Deployment with `maxUnavailable: 0` and `maxSurge: 1` does it: the new one is ready, the old one goes.
 async fn replace_each(
     cluster: &Cluster,
@@ -89,8 +96,10 @@ async fn replace_each(
         let (readiness, why) = former.tool.get("/readyz").await;
         assert!(readiness == 503 && why.contains("[-]shutdown: asked to end by SIGTERM"), "{readiness} {why}");
         assert_eq!(former.tool.get("/livez").await.0, 200);
-        leaving.push(former);
+        let before = answered(&former.tool).await;
         after().await;
+        assert!(answered(&former.tool).await > before, "nobody called it any more: this showed nothing");
+        leaving.push(former);
     }
     for former in leaving {
         end(replicas, former).await;
@@ -111,6 +120,25 @@ async fn replicas_are_replaced_under_load_and_no_admission_is_lost() {
     assert!(failures.is_empty(), "{} of {created}: {failures:#?}", failures.len());
 }
 
+/// The rules on the API server's node know only the one that ends, for 5 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_replica_is_replaced_and_the_node_learns_late() {
+    let cluster = cluster().await;
+    let replicas = Replicas::new(&cluster, Duration::from_secs(5)).await;
+    let former = replicas.add(builder(&cluster, 9).await).await;
+    let load = load(&cluster, &replicas).await;
+    let next = replicas.add(builder(&cluster, 9).await).await;
+    replicas.terminate(&former).await;
+    is_in_phase(&former.tool, "LameDuck").await;
+    let before = answered(&former.tool).await;
+    replicas.routed(&next).await;
+    assert!(answered(&former.tool).await > before, "the API server found somebody else: this showed nothing");
+    end(&replicas, former).await;
+    load.more(100).await;
+    let (created, failures) = load.stop().await;
+    assert!(failures.is_empty(), "{} of {created}: {failures:#?}", failures.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lone_replica_serves_to_the_end_and_a_second_signal_is_the_end() {
     let cluster = Cluster::start_as(ControlPlane::builder().nodes(true), Setup::default()).await;
@@ -123,7 +151,7 @@ async fn a_lone_replica_serves_to_the_end_and_a_second_signal_is_the_end() {
     // Sync goes on, and with it the gate.
     cluster.put_secret(SOURCE_NAMESPACE, SECRET, &token("rotated")).await;
     cluster.clone_with(RUNNER_NAMESPACE, SECRET, &token("rotated")).await;
-    load.more(100).await;
+    load.more(1000).await;
     let (created, failures) = load.stop().await;
     assert!(failures.is_empty(), "{} of {created}: {failures:#?}", failures.len());
 

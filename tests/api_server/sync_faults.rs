@@ -215,7 +215,7 @@ async fn writes_and_reads_that_fail_are_tried_again_with_pauses() {
         assert!(asked < 20, "{asked} requests for {method} {code}: hot");
     }
     // A few conflicts are another replica that was first; many in a row are said.
-    let conflicts = |line: &serde_json::Value| line["state"] == "conflict";
+    let conflicts = |line: &serde_json::Value| line["state"] == "write-conflict";
     assert!(!tool.log_lines().iter().any(conflicts), "{}", tool.log_text());
     proxy.fail(Fault {
         method: "PUT",

@@ -26,32 +26,18 @@ impl<'a> SourceView<'a> {
 
 /// Decides what is to be done with the clone of `spec` in one namespace, where `target` is now.
 pub fn plan(spec: &CloneSpec, source: SourceView<'_>, namespace: NamespaceView, target: Option<&SecretState>) -> Plan {
-    match namespace {
-        NamespaceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
-        NamespaceView::Absent => Plan::NoAction(NoAction::NamespaceAbsent),
-        NamespaceView::Terminating => Plan::NoAction(NoAction::NamespaceTerminating),
-        NamespaceView::Left => delete_if_ours(spec, target, DeleteReason::NotSelected, NoAction::NotWanted),
-        // Labels prove nothing: anybody can write them.
-        NamespaceView::NotSelected if target.is_some_and(SecretState::was_ours) => {
-            delete_if_ours(spec, target, DeleteReason::Leftover, NoAction::NotWanted)
-        }
-        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::NoAction(NoAction::NotWanted),
-        NamespaceView::Active => match source {
-            SourceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
-            SourceView::Missing if spec.on_source_deleted == OnSourceDeleted::Delete => {
-                delete_if_ours(spec, target, DeleteReason::SourceDeleted, NoAction::SourceMissing)
-            }
-            SourceView::Missing => Plan::NoAction(NoAction::SourceMissing),
-            SourceView::Present(source) if source.has_side_effects() => Plan::NoAction(NoAction::SourceTypeRefused),
-            SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
-        },
+    let is_deletable = target.is_some_and(|target| target.is_ours(spec) && !target.is_terminating());
+    if let Some(plan) = namespace.plan(target.is_some_and(SecretState::was_ours), is_deletable) {
+        return plan;
     }
-}
-
-fn delete_if_ours(spec: &CloneSpec, target: Option<&SecretState>, why: DeleteReason, otherwise: NoAction) -> Plan {
-    match target {
-        Some(target) if target.is_ours(spec) && !target.is_terminating() => Plan::Delete(why),
-        _ => Plan::NoAction(otherwise),
+    match source {
+        SourceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
+        SourceView::Missing if spec.on_source_deleted == OnSourceDeleted::Delete && is_deletable => {
+            Plan::Delete(DeleteReason::SourceDeleted)
+        }
+        SourceView::Missing => Plan::NoAction(NoAction::SourceMissing),
+        SourceView::Present(source) if source.has_side_effects() => Plan::NoAction(NoAction::SourceTypeRefused),
+        SourceView::Present(source) => target.map_or(Plan::Create, |target| converge(spec, source, target)),
     }
 }
 

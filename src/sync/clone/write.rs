@@ -12,7 +12,7 @@ use crate::{
     names::{ANNOTATION_CONTENT, ANNOTATION_SOURCE, APP, FIELD_MANAGER_CLONE, LABEL_MANAGED_BY},
     sync::{
         deletion_check,
-        plan::{Plan, UpdateReason, WriteOutcome},
+        plan::{DeleteReason, Plan, UpdateReason, WriteOutcome},
         reread::Both,
     },
 };
@@ -62,8 +62,9 @@ impl CloneWriter {
                 self.create(spec, namespace, source).await?;
             }
             (Plan::Delete(why), _, Some(there)) => {
-                if deletion_check::is_still_selected(&self.requests, &self.config.runner_namespaces, namespace, *why)
-                    .await?
+                let selected = &self.config.runner_namespaces;
+                if matches!(why, DeleteReason::NotSelected | DeleteReason::Leftover)
+                    && deletion_check::is_still_selected(&self.requests, selected, namespace).await?
                 {
                     return Ok(WriteOutcome::NotNeeded);
                 }

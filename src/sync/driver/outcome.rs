@@ -21,6 +21,9 @@ use crate::{
     telemetry::metrics::WriteLabels,
 };
 
+/// Several writes of an object in a row found another version of it, which no watch shows.
+const WRITE_CONFLICT: &str = "write-conflict";
+
 impl Driver {
     pub(super) fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
@@ -94,11 +97,12 @@ impl Driver {
             Err(problem) => {
                 self.queue.fail(target, problem.retry_after, now);
                 // The watch is about to bring the newer version; the next look settles it. If it never does, that is said.
-                if problem.reason == Reason::Conflict && !self.queue.fails_on(target) {
+                if problem.reason == Reason::Conflict && !self.queue.keeps_failing(target) {
                     self.queue.meet(target);
-                } else {
-                    self.set_state(target, problem.reason.as_str(), &problem.to_string());
+                    return;
                 }
+                let state = if problem.reason == Reason::Conflict { WRITE_CONFLICT } else { problem.reason.as_str() };
+                self.set_state(target, state, &problem.to_string());
             }
         }
     }

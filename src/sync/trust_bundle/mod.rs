@@ -1,4 +1,5 @@
-//! The subject *trust bundle*: what is stored, what is to be done with it, its one writer, and which of them pods are shown.
+//! The subject *trust bundle*: what is stored, what is to be done with it, its one writer, and
+//! which content pods may be given.
 
 mod plan;
 mod shown;

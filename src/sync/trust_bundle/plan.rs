@@ -25,38 +25,31 @@ pub fn plan(
     namespace: NamespaceView,
     there: Option<&BundleState>,
 ) -> Plan {
-    let withdraw = |why, otherwise| match there {
-        Some(there) if there.is_ours(certs_secret_name) && !there.is_terminating() => Plan::Delete(why),
-        _ => Plan::NoAction(otherwise),
+    let is_deletable = there.is_some_and(|there| there.is_ours(certs_secret_name) && !there.is_terminating());
+    if let Some(plan) = namespace.plan(there.is_some_and(BundleState::was_ours), is_deletable) {
+        return plan;
+    }
+    let nothing_to_trust = || {
+        if is_deletable { Plan::Delete(DeleteReason::SourceDeleted) } else { Plan::NoAction(NoAction::SourceMissing) }
     };
-    match namespace {
-        NamespaceView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
-        NamespaceView::Absent => Plan::NoAction(NoAction::NamespaceAbsent),
-        NamespaceView::Terminating => Plan::NoAction(NoAction::NamespaceTerminating),
-        NamespaceView::Left => withdraw(DeleteReason::NotSelected, NoAction::NotWanted),
-        NamespaceView::NotSelected if there.is_some_and(BundleState::was_ours) => {
-            withdraw(DeleteReason::Leftover, NoAction::NotWanted)
+    match (certs, there) {
+        (CertsView::NotLoaded, _) => Plan::NoAction(NoAction::NotLoaded),
+        (CertsView::Missing, _) => nothing_to_trust(),
+        // What was published stays: half a mistake must not take trust from every job.
+        (CertsView::Present(certs), _) if certs.bundle.problem().is_some() => Plan::NoAction(NoAction::CertsUnusable),
+        (CertsView::Present(certs), _) if !certs.bundle.is_some() => nothing_to_trust(),
+        (CertsView::Present(_), None) => Plan::Create,
+        // Whoever put a finalizer on it must not have the last word on its content.
+        (CertsView::Present(certs), Some(there))
+            if there.is_terminating() && (there.immutable || there.has_content_of(&certs.bundle)) =>
+        {
+            Plan::NoAction(NoAction::CloneTerminating)
         }
-        NamespaceView::NotSelected | NamespaceView::OfSource => Plan::NoAction(NoAction::NotWanted),
-        NamespaceView::Active => match certs {
-            CertsView::NotLoaded => Plan::NoAction(NoAction::NotLoaded),
-            CertsView::Missing => withdraw(DeleteReason::SourceDeleted, NoAction::SourceMissing),
-            // What was published stays: half a mistake must not take trust from every job.
-            CertsView::Present(certs) if certs.bundle.problem().is_some() => Plan::NoAction(NoAction::CertsUnusable),
-            CertsView::Present(certs) if !certs.bundle.is_some() => {
-                withdraw(DeleteReason::SourceDeleted, NoAction::SourceMissing)
-            }
-            CertsView::Present(certs) => match there {
-                None => Plan::Create,
-                // Whoever put a finalizer on it must not have the last word on its content.
-                Some(there) if there.is_terminating() && (there.immutable || there.has_content_of(&certs.bundle)) => {
-                    Plan::NoAction(NoAction::CloneTerminating)
-                }
-                Some(there) if !there.has_content_of(&certs.bundle) => Plan::Update(UpdateReason::Differs),
-                Some(there) if !there.is_ours(certs_secret_name) => Plan::Update(UpdateReason::Marks),
-                Some(_) => Plan::NoAction(NoAction::Synced),
-            },
-        },
+        (CertsView::Present(certs), Some(there)) if !there.has_content_of(&certs.bundle) => {
+            Plan::Update(UpdateReason::Differs)
+        }
+        (CertsView::Present(_), Some(there)) if !there.is_ours(certs_secret_name) => Plan::Update(UpdateReason::Marks),
+        (CertsView::Present(_), Some(_)) => Plan::NoAction(NoAction::Synced),
     }
 }
 

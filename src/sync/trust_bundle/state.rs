@@ -13,7 +13,7 @@ use crate::{
     config::{NamespaceName, SecretName},
     digest::{Digest, Shape, TextShape},
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
-    trust::{ExpectedBundle, TEXT, Trust},
+    trust::{DIGEST_TAG, ExpectedBundle, Trust},
 };
 
 /// A ConfigMap under the trust bundle's name.
@@ -79,7 +79,7 @@ impl BundleState {
                 has_hashes: shape.keys().any(is_hash),
             },
             // No bundle of ours has binary data; any there makes it another.
-            digest: shape.digest(if has_binary { "binary" } else { TEXT }),
+            digest: shape.digest(if has_binary { "binary" } else { DIGEST_TAG }),
             authorship: Authorship::of(managers, FIELD_MANAGER_TRUST),
         }
     }

@@ -43,13 +43,8 @@ impl BundleWriter {
                 let is_wanted = match why {
                     DeleteReason::SourceDeleted => !self.has_no_source(namespace).await?,
                     DeleteReason::NotSelected | DeleteReason::Leftover => {
-                        deletion_check::is_still_selected(
-                            &self.requests,
-                            &self.config.runner_namespaces,
-                            namespace,
-                            *why,
-                        )
-                        .await?
+                        let selected = &self.config.runner_namespaces;
+                        deletion_check::is_still_selected(&self.requests, selected, namespace).await?
                     }
                 };
                 if is_wanted {

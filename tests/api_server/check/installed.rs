@@ -25,6 +25,9 @@ async fn a_deployment_without_replicas_and_a_service_without_endpoints() {
     let other = json!({"spec": {"selector": {"app.kubernetes.io/name": "other"}}}).to_string();
     fixture.kubectl(&["patch", "service", OWN, "-n", OWN, "--type=merge", "-p", &other]).await.unwrap();
     fixture.finds(&[ENDPOINTS]).await.mends("kubectl get service,endpointslices");
+    let ours = json!({"spec": {"selector": {"app.kubernetes.io/name": OWN}}}).to_string();
+    fixture.kubectl(&["patch", "service", OWN, "-n", OWN, "--type=merge", "-p", &ours]).await.unwrap();
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }
 
@@ -51,6 +54,9 @@ async fn a_webhook_that_is_missing_or_differs() {
     fixture.kubectl(&["patch", "validatingwebhookconfiguration", OWN, "--type=json", "-p", &none]).await.unwrap();
     let told = fixture.finds(&[VALIDATING]).await;
     assert!(told.what().contains("gate.pods.gitlab-runner-webhook is missing"), "{}", told.pretty());
+    fixture.kubectl(&["delete", "validatingwebhookconfiguration", OWN]).await.unwrap();
+    fixture.register().await;
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }
 

@@ -101,5 +101,7 @@ async fn a_program_that_is_down() {
     assert!(told.what().contains("context deadline exceeded") || told.what().contains("imeout"), "{}", told.what());
     told.mends("NetworkPolicy");
     drop(silent);
+    fixture.start().await;
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }

@@ -75,6 +75,8 @@ async fn what_kyverno_left_and_its_policy() {
     let policy = json!({"apiVersion": "kyverno.io/v1", "kind": "ClusterPolicy", "metadata": {"name": "sync-gitlab-runner-secret"}});
     fixture.apply(&[policy]).await;
     fixture.finds(&["kyverno ClusterPolicy sync-gitlab-runner-secret"]).await.mends("gitlab-runner-webhook migrate");
+    fixture.kubectl(&["delete", "clusterpolicy", "sync-gitlab-runner-secret"]).await.unwrap();
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }
 
@@ -95,6 +97,8 @@ async fn certificates_that_are_missing_or_of_no_use() {
     }
     fixture.put_certs(&[("ca.crt", &ca), ("tls.key", CANARY)]).await;
     fixture.finds(&[&subject]).await.mends("tls.crt and tls.key");
+    fixture.put_certs(&certs(&ca)).await;
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }
 
@@ -116,6 +120,9 @@ async fn certificates_for_another_host_than_that_of_the_runner() {
     fixture.settled().await;
     fixture.put_certs(&[("gitlab.example.com.crt", &certificate(&["other.example.com"], 300))]).await;
     fixture.finds(&["certs-host pod"]).await.mends("Put the CA that issued");
+    fixture.put_certs(&certs(&ca)).await;
+    fixture.restart_runner().await;
+    fixture.settled().await;
     fixture.tells_nothing_secret().await;
 }
 
