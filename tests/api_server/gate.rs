@@ -20,9 +20,7 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
-
-const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
+use crate::{BINARY, mission::TOKEN};
 
 /// A client that does not try again by itself, so that a 429 is seen.
 async fn plain_client(cluster: &Cluster) -> Client {

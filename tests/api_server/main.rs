@@ -16,6 +16,7 @@ mod guards;
 mod install;
 mod manifests_live;
 mod migrate;
+mod mission;
 mod namespace;
 mod pki;
 mod pki_time;

@@ -35,11 +35,10 @@ use test_support::{
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
-use crate::BINARY;
+use crate::{BINARY, mission::CERTS};
 
 const NAMESPACE: &str = "gitlab-runner-webhook";
 const CA_SECRET: &str = "gitlab-runner-webhook-ca";
-const CERTS: &str = "gitlab-runner-certs";
 const TOKEN: [(&str, &str); 1] = [("runner-token", "t")];
 const DAY: i64 = 86_400;
 const YEAR: i64 = 365 * DAY;

@@ -13,9 +13,8 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
+use crate::{BINARY, mission::CERTS};
 
-const CERTS: &str = "gitlab-runner-certs";
 const WORKERS: usize = 16;
 /// What it takes for a change of the Endpoints to reach the rules on a node.
 const LAG: Duration = Duration::from_secs(4);

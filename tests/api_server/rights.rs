@@ -13,12 +13,13 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
+use crate::{
+    BINARY,
+    mission::{CERTS, TRUST},
+};
 
 const NAMESPACE: &str = "gitlab-runner-webhook";
 const CA_SECRET: &str = "gitlab-runner-webhook-ca";
-const CERTS: &str = "gitlab-runner-certs";
-const TRUST: &str = "gitlab-runner-webhook-trust";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_granted_is_used_and_all_that_is_used_is_granted() {

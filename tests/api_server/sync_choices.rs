@@ -13,9 +13,7 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
-
-const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
+use crate::{BINARY, mission::TOKEN};
 
 fn one_clone(field: &str) -> String {
     format!("clones: [{{secret: {SECRET}, from: {SOURCE_NAMESPACE}, {field}}}]\n")

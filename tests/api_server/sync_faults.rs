@@ -11,23 +11,10 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
-
-const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
-
-async fn mission() -> Cluster {
-    let cluster = Cluster::with_source(&TOKEN).await;
-    cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
-    cluster
-}
-
-async fn rotate(cluster: &Cluster, token: &str) {
-    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", token)]).await;
-}
-
-async fn followed(cluster: &Cluster, token: &str) {
-    cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", token)]).await;
-}
+use crate::{
+    BINARY,
+    mission::{TOKEN, followed, mission, rotate},
+};
 
 /// The shipped manifests, with this rule's verbs changed.
 async fn grant(cluster: &Cluster, change: impl Fn(&mut Vec<Value>)) {

@@ -15,9 +15,8 @@ use test_support::{
     control_plane::ControlPlane,
 };
 
-use crate::BINARY;
+use crate::{BINARY, mission::TOKEN};
 
-const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
 const MANIFEST_ACCOUNT: &str = "gitlab-runner-webhook";
 
 #[tokio::test(flavor = "multi_thread")]

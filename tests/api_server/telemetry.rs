@@ -15,9 +15,8 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
+use crate::{BINARY, mission::CERTS};
 
-const CERTS: &str = "gitlab-runner-certs";
 const CA_SECRET: &str = "gitlab-runner-webhook-ca";
 const NAMESPACE: &str = "gitlab-runner-webhook";
 

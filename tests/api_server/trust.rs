@@ -12,10 +12,10 @@ use test_support::{
     Cluster, ServingCertificate, Setup, Tool, cluster::RUNNER_NAMESPACE, control_plane::ControlPlane, wait,
 };
 
-use crate::BINARY;
-
-const CERTS: &str = "gitlab-runner-certs";
-const TRUST: &str = "gitlab-runner-webhook-trust";
+use crate::{
+    BINARY,
+    mission::{CERTS, TRUST},
+};
 
 fn maps(cluster: &Cluster, namespace: &str) -> Api<ConfigMap> {
     Api::namespaced(cluster.admin.clone(), namespace)

@@ -18,26 +18,12 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
+use crate::{
+    BINARY,
+    mission::{CERTS, TOKEN, TRUST, followed, mission, rotate},
+};
 
-const TOKEN: [(&str, &str); 1] = [("runner-token", "the-token")];
-const CERTS: &str = "gitlab-runner-certs";
-const TRUST: &str = "gitlab-runner-webhook-trust";
 const MIB: u64 = 1024 * 1024;
-
-async fn mission() -> Cluster {
-    let cluster = Cluster::with_source(&TOKEN).await;
-    cluster.create_namespace(RUNNER_NAMESPACE, &[]).await;
-    cluster
-}
-
-async fn rotate(cluster: &Cluster, token: &str) {
-    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", token)]).await;
-}
-
-async fn followed(cluster: &Cluster, token: &str) {
-    cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", token)]).await;
-}
 
 /// The shipped cluster-wide rights, without these verbs.
 async fn grant_without(cluster: &Cluster, verbs: &[&str]) {

@@ -26,12 +26,13 @@ use test_support::{
     fixture, wait,
 };
 
-use crate::BINARY;
+use crate::{
+    BINARY,
+    mission::{CERTS, TRUST},
+};
 
-const CERTS: &str = "gitlab-runner-certs";
 const MANAGER_CERTS: &str = "/home/gitlab-runner/.gitlab-runner/certs";
 const JOB_CERTS: &str = "/etc/gitlab-runner/certs";
-const TRUST: &str = "gitlab-runner-webhook-trust";
 const TRUST_MOUNT: &str = "/etc/gitlab-runner-webhook/trust";
 
 /// A cluster in which the webhook is registered and a mistake of ours fails the request.

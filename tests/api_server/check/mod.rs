@@ -19,10 +19,9 @@ use test_support::{
 use time::OffsetDateTime;
 use tokio::process::Command;
 
-use crate::BINARY;
+use crate::{BINARY, mission::CERTS};
 
 const OWN: &str = "gitlab-runner-webhook";
-const CERTS: &str = "gitlab-runner-certs";
 const HOST: &str = "gitlab.example.com";
 /// In every value of every Secret, and in an annotation of the source: it must be nowhere in the output.
 const CANARY: &str = "canary7f3a";

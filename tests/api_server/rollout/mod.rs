@@ -8,8 +8,9 @@ mod leftovers;
 mod revisions;
 mod transitions;
 
-use crate::BINARY;
+use crate::{
+    BINARY,
+    mission::{CERTS, TRUST},
+};
 
 const APP: &str = "gitlab-runner-webhook";
-const TRUST: &str = "gitlab-runner-webhook-trust";
-const CERTS: &str = "gitlab-runner-certs";

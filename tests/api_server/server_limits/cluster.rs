@@ -10,9 +10,8 @@ use test_support::{
     wait,
 };
 
-use crate::BINARY;
+use crate::{BINARY, mission::CERTS};
 
-const CERTS: &str = "gitlab-runner-certs";
 /// Memory of its own that no caller may make the program exceed. With the pages of the shipped binary, that is 64 MiB.
 const MEMORY: u64 = 52 * 1024 * 1024;
 
