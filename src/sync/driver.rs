@@ -7,12 +7,12 @@ use tokio::{task::JoinSet, time};
 
 use super::{
     action::Action,
-    clone::{CloneWriter, SourceSecret},
+    clone::{Both, CloneWriter, SourceSecret},
     observe::{Observed, Target},
     permits::Permits,
     plan::WriteOutcome,
     queue::{Order, Queue},
-    reread::{Both, Rereads},
+    reread::Rereads,
     restart::{self, CloneContents, Restarts},
     source_reads::SourceReads,
     states::States,

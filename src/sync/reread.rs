@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{clone::SecretState, observe::Target};
+use super::observe::Target;
 use crate::backoff;
 
 /// First and longest pause after a read that failed.
@@ -14,9 +14,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// The versions of source and clone in the stores.
 pub type Versions = [Option<String>; 2];
-
-/// Source and clone as they are stored.
-pub type Both = [Option<SecretState>; 2];
 
 /// Clones to be read, or being read. At most one entry for each clone that there is.
 #[derive(Debug, Default)]

@@ -6,4 +6,4 @@ mod write;
 
 pub use plan::{SourceView, plan};
 pub use state::{SecretState, SourceSecret, names_another_source, same_content};
-pub use write::CloneWriter;
+pub use write::{Both, CloneWriter};

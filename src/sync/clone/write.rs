@@ -13,9 +13,11 @@ use crate::{
     sync::{
         deletion_check,
         plan::{DeleteReason, Plan, UpdateReason, WriteOutcome},
-        reread::Both,
     },
 };
+
+/// Source and clone as they are stored.
+pub type Both = [Option<SecretState>; 2];
 
 /// Reads sources and writes clones.
 #[derive(Clone)]

@@ -6,10 +6,10 @@ use super::{Done, Driver};
 use crate::{
     cluster::{Change, Problem},
     sync::{
-        clone::{SecretState, SourceSecret},
+        clone::{Both, SecretState, SourceSecret},
         observe::{Subject, Target},
         queue::Order,
-        reread::{Both, Versions},
+        reread::Versions,
         watches::StoreEvent,
     },
     telemetry::metrics::SecretLabels,
