@@ -32,7 +32,7 @@ use gitlab_runner_webhook::{
     shutdown,
     snapshot::{SharedSnapshot, Snapshot},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{Ca, Certs, Trust},
+    trust::{BundleFiles, Ca, Certs},
 };
 use http::Request;
 use rustls::{
@@ -260,7 +260,7 @@ fn tool_router() -> Router {
     let snapshot = Snapshot {
         certs: BTreeMap::from([(namespace.clone(), Certs { ca: Ca::Valid, ..Certs::default() })]),
         certs_loaded: true,
-        trust: BTreeMap::from([(namespace, Trust { has_bundle: true, has_hashes: true })]),
+        trust: BTreeMap::from([(namespace, BundleFiles { has_bundle: true, has_hashes: true })]),
         ..Snapshot::default()
     };
     let snapshot = SharedSnapshot::new(snapshot);

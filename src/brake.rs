@@ -37,8 +37,8 @@ impl<W> Default for Brake<W> {
 
 impl Rival {
     /// By whether an instance of this program wrote last.
-    pub(crate) fn of(is_last_by_us: bool) -> Self {
-        if is_last_by_us { Self::SameProgram } else { Self::Other }
+    pub(crate) fn of(was_last_written_by_us: bool) -> Self {
+        if was_last_written_by_us { Self::SameProgram } else { Self::Other }
     }
 
     /// What one repair takes of the budget.

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     config::{NamespaceName, SecretName},
-    trust::{Certs, Trust},
+    trust::{BundleFiles, Certs},
 };
 
 /// Handle to the latest [`Snapshot`]. Clones share it.
@@ -61,7 +61,7 @@ pub struct Snapshot {
     /// Where there is one that was not read yet, for its namespace was not selected when it came.
     pub certs_unread: BTreeSet<NamespaceName>,
     /// The trust bundle that pods of a namespace may be given: the current one, or one of those in `trust_former`.
-    pub trust: BTreeMap<NamespaceName, Trust>,
+    pub trust: BTreeMap<NamespaceName, BundleFiles>,
     /// The namespaces whose trust bundle is about to be put right.
     pub trust_unsettled: BTreeSet<NamespaceName>,
     /// Those of these bundles that do not follow from the certificates and the configuration of now: what was right a moment

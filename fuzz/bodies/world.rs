@@ -18,7 +18,7 @@ use gitlab_runner_webhook::{
     server::{AppState, webhook_router},
     snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{Ca, Certs, Trust},
+    trust::{BundleFiles, Ca, Certs},
 };
 use http::{Request, Response};
 use tokio::runtime::{Builder, Runtime};
@@ -124,7 +124,7 @@ fn snapshot(config: &Config) -> Snapshot {
     let invalid = Certs { ca: Ca::Invalid, unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
     let certs =
         [("gitlab-runner", valid.clone()), ("pending", valid), ("invalid", invalid), ("none", Certs::default())];
-    let trust = Trust { has_bundle: true, has_hashes: true };
+    let trust = BundleFiles { has_bundle: true, has_hashes: true };
     let behind = ["stale", "absent", "foreign"].into_iter();
     let specs = &config.clones;
     let out_of_step = behind

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     names::{KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
-    trust::Trust,
+    trust::BundleFiles,
 };
 
 /// What a job container has of ours: paths, and variables with their files or directories.
@@ -51,7 +51,7 @@ fn variables_follow_what_the_trust_bundle_has() {
         (&none, true, true, [additive.clone(), vec![directories]].concat()),
         (&none, true, false, additive),
     ] {
-        let snapshot = seen(certs(false).certs.into_values().next(), Some(Trust { has_bundle, has_hashes }));
+        let snapshot = seen(certs(false).certs.into_values().next(), Some(BundleFiles { has_bundle, has_hashes }));
         let injection = inject(&job(), PodKind::Job, "ns", &snapshot, config);
         assert_eq!(trusts(&applied(&job(), &injection)["spec"]["containers"][0]).1, expected);
     }
@@ -59,7 +59,7 @@ fn variables_follow_what_the_trust_bundle_has() {
 
 #[test]
 fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
-    let lone = |has_bundle| Trust { has_bundle, has_hashes: !has_bundle };
+    let lone = |has_bundle| BundleFiles { has_bundle, has_hashes: !has_bundle };
     for (config, trust, variable) in [
         (Config::default(), lone(true), "SSL_CERT_FILE"),
         (Config::default(), lone(false), "SSL_CERT_DIR"),

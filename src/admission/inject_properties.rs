@@ -12,7 +12,7 @@ use crate::{
         pod_view::within_cost,
     },
     names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
-    trust::Trust,
+    trust::BundleFiles,
 };
 
 /// A value of a type that does not belong where it is.
@@ -159,8 +159,9 @@ fn is_kept(before: &Value, after: &Value) -> bool {
 
 /// What the webhook knows.
 fn snapshots() -> impl Strategy<Value = Snapshot> {
-    let with =
-        |has_bundle, has_hashes| seen(certs(true).certs.into_values().next(), Some(Trust { has_bundle, has_hashes }));
+    let with = |has_bundle, has_hashes| {
+        seen(certs(true).certs.into_values().next(), Some(BundleFiles { has_bundle, has_hashes }))
+    };
     select(vec![
         certs(true),
         certs(false),
@@ -315,7 +316,7 @@ proptest! {
 }
 
 /// Each variable that was added is new to its container, and its files are mounted there and hold what it needs.
-fn nothing_dangles(before: &Value, after: &Value, trust: Option<Trust>) -> Result<(), TestCaseError> {
+fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) -> Result<(), TestCaseError> {
     for (index, container) in items(&after["spec"]["containers"]).enumerate() {
         let old = items(&before["spec"]["containers"][index]["env"]).count();
         for variable in items(&container["env"]).skip(old) {

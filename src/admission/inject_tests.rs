@@ -9,18 +9,18 @@ use super::*;
 use crate::{
     admission::pod::MountPlace,
     names::{KEY_TLS_CERT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
-    trust::Trust,
+    trust::BundleFiles,
 };
 
 const SECRET: &str = "gitlab-runner-certs";
 const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
-const TRUST: Trust = Trust { has_bundle: true, has_hashes: true };
+const TRUST: BundleFiles = BundleFiles { has_bundle: true, has_hashes: true };
 const ADDITIVE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 const REPLACING: [&str; 6] =
     ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO"];
 
-fn seen(certs: Option<Certs>, trust: Option<Trust>) -> Snapshot {
+fn seen(certs: Option<Certs>, trust: Option<BundleFiles>) -> Snapshot {
     Snapshot {
         certs: certs.into_iter().map(|certs| ("ns".parse().unwrap(), certs)).collect(),
         trust: trust.into_iter().map(|trust| ("ns".parse().unwrap(), trust)).collect(),

@@ -237,9 +237,9 @@ impl File {
             selector.extend([Expression::NotIn(names::LABEL_NAMESPACE_NAME.to_owned(), never.clone())]);
         }
 
-        let says_content = !self.restart.deployments.is_empty();
+        let records_source_version = !self.restart.deployments.is_empty();
         for clone in &mut clones {
-            clone.says_content = says_content;
+            clone.records_source_version = records_source_version;
         }
 
         Ok(Config {
@@ -264,7 +264,7 @@ impl CloneFile {
             on_foreign_target: self.on_foreign_target,
             labels: self.labels,
             holds_certs: false,
-            says_content: false,
+            records_source_version: false,
         }
     }
 }

@@ -63,8 +63,8 @@ pub struct CloneSpec {
     pub labels: BTreeMap<String, String>,
     /// Whether this is `certsSecretName`, cloned because `certs.from` says so.
     pub holds_certs: bool,
-    /// Whether the clone says since when it has its content, for Deployments that are restarted by that.
-    pub says_content: bool,
+    /// Whether the clone records the version of its source, for Deployments that are restarted by that.
+    pub records_source_version: bool,
 }
 
 impl CloneSpec {

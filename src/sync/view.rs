@@ -9,7 +9,7 @@ use super::{clone::SourceView, observe::Observed, trust_bundle::Shown};
 use crate::{
     config::{Config, NamespaceName, SecretName},
     snapshot::{self, Doubts, Snapshot},
-    trust::Trust,
+    trust::BundleFiles,
 };
 
 /// What is no object.
@@ -54,7 +54,7 @@ pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, 
 /// put right.
 #[derive(Default)]
 struct Bundles {
-    trust: BTreeMap<NamespaceName, Trust>,
+    trust: BTreeMap<NamespaceName, BundleFiles>,
     trust_former: BTreeSet<NamespaceName>,
     trust_unsettled: BTreeSet<NamespaceName>,
 }

@@ -10,9 +10,9 @@ pub use certs::{Ca, Certs};
 pub(crate) use state::DIGEST_TAG;
 pub use state::{CertsState, ExpectedBundle};
 
-/// What the trust bundle in a namespace holds, as it is stored.
+/// Which files the trust bundle of a namespace has, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trust {
+pub struct BundleFiles {
     /// Whether there is `bundle.crt`: public roots and private CAs.
     pub has_bundle: bool,
     /// Whether the private CAs are there under hashed names, too, for `SSL_CERT_DIR`.

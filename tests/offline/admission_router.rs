@@ -11,7 +11,7 @@ use gitlab_runner_webhook::{
     server::{AppState, probe_router, webhook_router},
     snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{Ca, Certs, Trust},
+    trust::{BundleFiles, Ca, Certs},
 };
 use http::{Request, Response, StatusCode};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -105,7 +105,7 @@ fn with_certs() -> Snapshot {
     Snapshot {
         certs: BTreeMap::from([(namespace.clone(), certs)]),
         certs_loaded: true,
-        trust: BTreeMap::from([(namespace, Trust { has_bundle: true, has_hashes: true })]),
+        trust: BTreeMap::from([(namespace, BundleFiles { has_bundle: true, has_hashes: true })]),
         ..Snapshot::default()
     }
 }

@@ -28,7 +28,7 @@ use gitlab_runner_webhook::{
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_TRUST, VOLUME_TRUST},
     snapshot::{SharedSnapshot, Snapshot},
     telemetry::metrics::Metrics,
-    trust::{Certs, Trust, bundle},
+    trust::{BundleFiles, Certs, bundle},
 };
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -166,7 +166,7 @@ impl Container {
         let secret = BTreeMap::from([(KEY_CA.to_owned(), ByteString(private_ca.into()))]);
         let mut files = bundle::build(Some(&secret), config.public_roots).unwrap().data().clone();
         let has_bundle = files.contains_key(KEY_BUNDLE);
-        let trust = Trust { has_bundle, has_hashes: files.keys().any(|key| key.ends_with(".0")) };
+        let trust = BundleFiles { has_bundle, has_hashes: files.keys().any(|key| key.ends_with(".0")) };
         let namespace = || "gitlab-runner".parse().unwrap();
         let snapshot = Snapshot {
             certs: BTreeMap::from([(namespace(), Certs::inspect(Some(&secret)))]),

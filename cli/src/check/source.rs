@@ -294,7 +294,7 @@ enum Whose {
 
 impl Whose {
     fn of(spec: &CloneSpec, clone: &SecretFacts) -> Self {
-        if clone.state.is_kyvernos() {
+        if clone.state.is_managed_by_kyverno() {
             Self::Kyvernos
         } else if clone.state.is_ours(spec) {
             Self::Ours

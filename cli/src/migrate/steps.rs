@@ -238,7 +238,7 @@ impl Steps {
         let (Some(source), Some(clone)) = self.content(target).await? else {
             return Ok(Standing::NotYet("it, or its source, is missing"));
         };
-        Ok(if clone.is_kyvernos() {
+        Ok(if clone.is_managed_by_kyverno() {
             Standing::NotYet("Kyverno puts its labels back")
         } else if !clone.has_content_of(&source) {
             Standing::NotYet("it differs from its source; the program's log says why")

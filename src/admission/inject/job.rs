@@ -15,7 +15,7 @@ use crate::{
     },
     config::{Config, PublicRoots},
     names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
-    trust::Trust,
+    trust::BundleFiles,
 };
 
 /// Fetches sources, caches and artifacts; the rest are services of the user.
@@ -37,7 +37,7 @@ pub(super) struct JobInjector<'a> {
 impl<'a> JobInjector<'a> {
     /// Variables lead only to files that the trust bundle has. A former one, or one of another revision, may have been made for
     /// the other value of `publicRoots`; then the variables for that are set.
-    pub(super) fn new(trust: Trust, is_former: bool, config: &'a Config) -> Self {
+    pub(super) fn new(trust: BundleFiles, is_former: bool, config: &'a Config) -> Self {
         let file = |key: &str| format!("{MOUNT_TRUST}/{key}");
         let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(KEY_CA)));
         let mut variables: Vec<_> = additive.collect();

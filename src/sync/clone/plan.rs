@@ -47,13 +47,13 @@ fn converge(spec: &CloneSpec, source: &SecretState, target: &SecretState) -> Pla
             return Plan::NoAction(NoAction::CloneTerminating);
         }
         // What a living policy holds in step is left to it: two that put their own marks on would never rest.
-        return if target.is_kyvernos() || target.has_marks_of(spec) {
+        return if target.is_managed_by_kyverno() || target.has_marks_of(spec) {
             Plan::NoAction(NoAction::Synced)
         } else {
             Plan::Update(UpdateReason::Marks)
         };
     }
-    let cause = if target.is_ours(spec) || target.was_ours() || target.is_kyvernos() {
+    let cause = if target.is_ours(spec) || target.was_ours() || target.is_managed_by_kyverno() {
         UpdateReason::Differs
     } else {
         UpdateReason::Foreign

@@ -163,7 +163,7 @@ impl SecretState {
     }
 
     /// Whether an instance of this program wrote it last.
-    pub fn is_last_by_us(&self) -> bool {
+    pub fn was_last_written_by_us(&self) -> bool {
         self.authorship.is_last
     }
 
@@ -173,7 +173,7 @@ impl SecretState {
     }
 
     /// Whether a Kyverno policy made it, and may still look after it.
-    pub fn is_kyvernos(&self) -> bool {
+    pub fn is_managed_by_kyverno(&self) -> bool {
         let labels = self.metadata.labels.iter().flatten();
         labels.into_iter().any(|(key, _)| key.starts_with(LABEL_PREFIX_KYVERNO))
     }

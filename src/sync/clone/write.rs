@@ -100,7 +100,7 @@ impl CloneWriter {
         cause: UpdateReason,
     ) -> Result<(), Problem> {
         let mut metadata = target.metadata.clone();
-        if cause == UpdateReason::Marks || !target.is_kyvernos() {
+        if cause == UpdateReason::Marks || !target.is_managed_by_kyverno() {
             let labels = metadata.labels.get_or_insert_default();
             labels.extend(spec.labels.clone());
             labels.insert(LABEL_MANAGED_BY.to_owned(), APP.to_owned());
@@ -124,7 +124,7 @@ impl CloneWriter {
 /// Our annotations on a clone that gets the content of its source.
 fn annotations(spec: &CloneSpec, source: &SourceSecret) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([(ANNOTATION_SOURCE.to_owned(), spec.source())]);
-    if let Some(version) = source.state.metadata.resource_version.clone().filter(|_| spec.says_content) {
+    if let Some(version) = source.state.metadata.resource_version.clone().filter(|_| spec.records_source_version) {
         annotations.insert(ANNOTATION_CONTENT.to_owned(), version);
     }
     annotations

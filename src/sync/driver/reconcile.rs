@@ -44,28 +44,28 @@ impl Driver {
     /// not now, and its state says why.
     fn decide(&mut self, target: &Target, read: Option<SourceView<'_>>) -> Option<WriteDecision> {
         let namespace = self.observed.namespace_of(&self.config, target);
-        let (plan, wanted, is_last_by_us) = match target.subject {
+        let (plan, wanted, was_last_written_by_us) = match target.subject {
             Subject::Clone(clone) => {
                 let spec = self.config.clones.get(clone)?;
                 let source = read.unwrap_or_else(|| self.observed.source(&self.config, clone));
                 let there = self.observed.target(clone, &target.namespace);
                 let plan = clone::plan(spec, source, namespace, there);
                 let wanted = Wanted::of_clone(&plan, source);
-                (plan, wanted, there.is_some_and(SecretState::is_last_by_us))
+                (plan, wanted, there.is_some_and(SecretState::was_last_written_by_us))
             }
             Subject::Trust => {
                 let certs = self.observed.certs_of(target);
                 let there = self.observed.all_bundles().get(&target.namespace);
                 let plan = trust_bundle::plan(&self.config.certs_secret_name, certs, namespace, there);
                 let wanted = Wanted::of_trust(&plan, certs);
-                (plan, wanted, there.is_some_and(BundleState::is_last_by_us))
+                (plan, wanted, there.is_some_and(BundleState::was_last_written_by_us))
             }
         };
         if let Plan::NoAction(why) = plan {
             self.no_action(target, &why);
             return None;
         }
-        let decision = WriteDecision { plan, wanted, rival: self.rival(is_last_by_us) };
+        let decision = WriteDecision { plan, wanted, rival: self.rival(was_last_written_by_us) };
         (!self.hold_back(target, &decision)).then_some(decision)
     }
 
@@ -107,8 +107,8 @@ impl Driver {
 
     /// In a Deployment only one revision writes: another instance that writes there does not brake as this one does, so it counts
     /// as any other writer.
-    fn rival(&self, is_last_by_us: bool) -> Rival {
-        Rival::of(is_last_by_us && !self.standings.is_known())
+    fn rival(&self, was_last_written_by_us: bool) -> Rival {
+        Rival::of(was_last_written_by_us && !self.standings.is_known())
     }
 
     /// Returns true if the write must not begin now: another revision writes, or it is limited. Then the object has been put

@@ -13,7 +13,7 @@ use crate::{
     config::{NamespaceName, SecretName},
     digest::{Digest, Shape, TextShape},
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
-    trust::{DIGEST_TAG, ExpectedBundle, Trust},
+    trust::{BundleFiles, DIGEST_TAG, ExpectedBundle},
 };
 
 /// A ConfigMap under the trust bundle's name.
@@ -24,7 +24,7 @@ pub struct BundleState {
     /// Whether the API server refuses changes of its data.
     pub immutable: bool,
     /// What job pods find in it.
-    pub trust: Trust,
+    pub trust: BundleFiles,
     digest: Digest,
     /// What our field manager has to do with it.
     authorship: Authorship,
@@ -74,7 +74,7 @@ impl BundleState {
         Self {
             metadata,
             immutable: immutable.unwrap_or_default(),
-            trust: Trust {
+            trust: BundleFiles {
                 has_bundle: shape.keys().any(|key| key == KEY_BUNDLE),
                 has_hashes: shape.keys().any(is_hash),
             },
@@ -106,7 +106,7 @@ impl BundleState {
     }
 
     /// Whether an instance of this program wrote it last.
-    pub fn is_last_by_us(&self) -> bool {
+    pub fn was_last_written_by_us(&self) -> bool {
         self.authorship.is_last
     }
 
