@@ -290,6 +290,8 @@ async fn broken_and_mended(at_start: bool) {
         if at_start && let Some(tool) = running.take() {
             assert!(tool.stop().await.success(), "{what}");
         }
+        let in_state = |tool: &Tool| tool.log_lines().iter().filter(|line| line["state"] == json!(state)).count();
+        let before = running.as_ref().map(in_state).unwrap_or_default();
         let mut broken = fixture.ca_secret().await.unwrap();
         broken.data = None;
         broken.string_data = serde_json::from_value(data).unwrap();
@@ -306,8 +308,9 @@ async fn broken_and_mended(at_start: bool) {
                 state.is_none() || secret.resource_version() != version
             })
             .await;
-        if let Some(state) = state {
-            tool.logged("the state", |line| line["state"] == state).await;
+        if state.is_some() {
+            wait::until(format!("{what}: the state is logged"), async || (in_state(&tool) > before).then_some(()))
+                .await;
         }
         fixture.settled(USABLE, |data| data.contains_key(KEY_CURRENT_KEY)).await;
         fixture.trusted().await;

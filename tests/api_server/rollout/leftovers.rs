@@ -66,13 +66,10 @@ async fn what_looks_like_ours_is_not_deleted_and_what_is_ours_is_after_a_delay()
     })
     .await;
     for object in [SECRET, TRUST] {
-        let of_former = |line: &&Value| line["object"] == object && line["namespace"] == "former";
-        let lines = tool.log_lines();
-        let at = |is_it: &dyn Fn(&&Value) -> bool| -> Timestamp {
-            let line = lines.iter().filter(of_former).find(is_it).unwrap();
-            line["timestamp"].as_str().unwrap().parse().unwrap()
-        };
-        let (found, deleted) = (at(&|line| line["seconds"].is_number()), at(&|line| line["action"] == "delete"));
+        let of_former = |line: &Value| line["object"] == object && line["namespace"] == "former";
+        let at = |line: Value| -> Timestamp { line["timestamp"].as_str().unwrap().parse().unwrap() };
+        let found = at(tool.logged("that it waits", |line| of_former(line) && line["seconds"].is_number()).await);
+        let deleted = at(tool.logged("its end", |line| of_former(line) && line["action"] == "delete").await);
         assert!(deleted.duration_since(found).as_secs() >= 3, "{object} was deleted {deleted}, and found {found}");
     }
     assert!(cluster.secret("tenant", SECRET).await.is_some());
