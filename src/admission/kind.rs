@@ -183,4 +183,9 @@ mod tests {
             }
         }
     }
+    #[test]
+    fn each_kind_has_its_word() {
+        let kinds = [PodKind::Manager, PodKind::Job, PodKind::Pause, PodKind::Other];
+        assert_eq!(kinds.map(PodKind::as_str), ["manager", "job", "pause", "other"]);
+    }
 }

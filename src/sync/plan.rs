@@ -136,3 +136,23 @@ impl NoAction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_writes_content_or_follows_the_source_needs_it() {
+        let why = UpdateReason::Differs;
+        for plan in [Plan::Create, Plan::Update(why), Plan::Replace(why), Plan::Delete(DeleteReason::SourceDeleted)] {
+            assert!(plan.needs_source(), "{plan:?}");
+        }
+        for plan in [
+            Plan::NoAction(NoAction::Synced),
+            Plan::Delete(DeleteReason::NotSelected),
+            Plan::Delete(DeleteReason::Leftover),
+        ] {
+            assert!(!plan.needs_source(), "{plan:?}");
+        }
+    }
+}

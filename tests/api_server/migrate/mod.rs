@@ -195,7 +195,9 @@ async fn interrupted_after_each_step_the_clone_is_never_absent_and_ends_as_ours(
             let states = recorder.held_throughout(&cluster, &namespace, &TOKENS).await;
             is_ours(&clone, &former);
             assert_eq!(states, 2, "labels taken off, marks put on, and nothing else");
-            assert!(prepare(&cluster).await.steps().is_empty(), "there is nothing left to do");
+            let third = prepare(&cluster).await;
+            assert_eq!(third.refusals(), Vec::<String>::new());
+            assert!(third.steps().is_empty(), "there is nothing left to do");
         }
     }
 
