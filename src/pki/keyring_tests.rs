@@ -101,3 +101,15 @@ fn former_cas_are_not_hoarded() {
     assert_eq!(keyring.previous.len(), MAX_PREVIOUS);
     assert!(keyring.trusts(last.id()));
 }
+
+#[test]
+fn debug_names_each_ca_and_shows_no_key() {
+    let keyring = full();
+    let text = format!("{keyring:?}");
+    let ids = keyring.issuers().map(|ca| ca.id().to_string());
+    let former = keyring.previous.iter().map(|ca| AuthorityId::of(&ca.certificate).to_string());
+    for id in ids.chain(former) {
+        assert!(text.contains(&id), "{id} is not in {text}");
+    }
+    assert!(!text.contains("PRIVATE") && !text.contains("key"), "{text}");
+}
