@@ -247,3 +247,13 @@ proptest! {
         _ = build(Some(&BTreeMap::from([("ca.crt".to_owned(), ByteString(value))])), PublicRoots::None);
     }
 }
+
+#[test]
+fn an_old_ca_and_its_successor_stay_side_by_side() {
+    let all: String = ["a", "b"].iter().cycle().take(12).map(|name| ca(name)).collect();
+    let bundle = built([("ca.crt", all.as_str())]).unwrap();
+    let subjects: Vec<_> =
+        pem::certificates(bundle.data()[KEY_CA].as_bytes()).unwrap().iter().map(|der| subject(der)).collect();
+    let changes = subjects.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!((subjects.len(), changes), (12, 1));
+}
