@@ -47,6 +47,12 @@ pub struct Version {
     pub resource_version: Option<String>,
 }
 
+impl From<&ObjectMeta> for Version {
+    fn from(metadata: &ObjectMeta) -> Self {
+        Self { uid: metadata.uid.clone(), resource_version: metadata.resource_version.clone() }
+    }
+}
+
 /// What is read and written.
 pub trait Object:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize

@@ -19,7 +19,7 @@ use super::{
 use crate::cluster::{Problem, Reason};
 
 /// Between two leaves, however short they live.
-const LEAST_GAP: Duration = Duration::from_secs(1);
+const LEAF_GAP: Duration = Duration::from_secs(1);
 
 /// One moment, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,6 @@ pub struct State {
 impl State {
     /// Nothing is known yet.
     pub fn new(options: Options) -> Self {
-        let objects = [WrittenObject::Secret].into_iter().chain(WebhookKind::ALL.map(WrittenObject::CaBundle));
         Self {
             options,
             stored: Stored::Unknown,
@@ -80,7 +79,7 @@ impl State {
             leaf: None,
             clock_pause: Pause::default(),
             next_issue: None,
-            write_pauses: objects.map(|object| (object, Pause::default())).collect(),
+            write_pauses: BTreeMap::new(),
             wrote_secret: false,
             problems: BTreeMap::new(),
         }
@@ -167,7 +166,7 @@ impl State {
 
     /// A leaf was issued and is served, or none could be.
     pub fn note_issued(&mut self, leaf: Option<Leaf>, now: Instant) {
-        self.next_issue = Some(now + LEAST_GAP);
+        self.next_issue = Some(now + LEAF_GAP);
         self.leaf = leaf.or(self.leaf.take());
     }
 
@@ -208,11 +207,9 @@ impl State {
 
     /// Objects that something else keeps changing, and that stay wrong for now. `problem` is what to say of each.
     pub fn note_contended(&mut self, now: Moment, problem: impl Fn(WrittenObject) -> Problem) -> Vec<WrittenObject> {
-        let differing = self.differing().into_iter().map(|(kind, _)| WrittenObject::CaBundle(kind));
-        let mut contended: Vec<_> = differing.filter(|object| self.is_braked(*object, now.instant)).collect();
-        if self.is_braked(WrittenObject::Secret, now.instant) && self.is_secret_wanted(now) {
-            contended.push(WrittenObject::Secret);
-        }
+        let braked = self.write_pauses.iter().filter(|(_, pause)| pause.is_braked(now.instant));
+        let braked = braked.map(|(object, _)| *object);
+        let mut contended: Vec<_> = braked.filter(|object| self.is_wrong(*object, now)).collect();
         contended.retain(|object| self.complain(*object, problem(*object)));
         contended
     }
@@ -288,6 +285,13 @@ impl State {
         }
     }
 
+    fn is_wrong(&self, object: WrittenObject, now: Moment) -> bool {
+        match object {
+            WrittenObject::Secret => self.is_secret_wanted(now),
+            WrittenObject::CaBundle(kind) => self.differing().iter().any(|(differs, _)| *differs == kind),
+        }
+    }
+
     fn is_secret_wanted(&self, now: Moment) -> bool {
         !matches!(self.keyring(now), Ok(None))
     }
@@ -298,15 +302,11 @@ impl State {
     }
 
     fn is_free(&self, object: WrittenObject, now: Instant) -> bool {
-        self.write_pauses.get(&object).is_some_and(|pause| pause.is_over(now))
-    }
-
-    fn is_braked(&self, object: WrittenObject, now: Instant) -> bool {
-        self.write_pauses.get(&object).is_some_and(|pause| pause.is_braked(now))
+        self.write_pauses.get(&object).is_none_or(|pause| pause.is_over(now))
     }
 
     fn pause(&mut self, object: WrittenObject, change: impl FnOnce(&mut Pause)) {
-        self.write_pauses.entry(object).and_modify(change);
+        change(self.write_pauses.entry(object).or_default());
     }
 
     /// Notes a problem; says whether its words are news.

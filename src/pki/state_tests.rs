@@ -143,7 +143,7 @@ fn one_that_is_superseded_renews_its_leaf_and_writes_nothing() {
     assert_eq!(rotation.next_of(true), "issue");
     rotation.state.note_issued(None, rotation.now.instant);
     assert_eq!(rotation.next_of(true), "nothing", "no leaf could be made: not again at once");
-    rotation.pass(LEAST_GAP);
+    rotation.pass(LEAF_GAP);
     assert_eq!(rotation.next_of(true), "issue");
 }
 

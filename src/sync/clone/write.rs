@@ -115,9 +115,7 @@ impl CloneWriter {
     }
 
     async fn delete(&self, spec: &CloneSpec, namespace: &NamespaceName, target: &SecretState) -> Result<(), Problem> {
-        let version =
-            Version { uid: target.metadata.uid.clone(), resource_version: target.metadata.resource_version.clone() };
-        self.requests.delete::<Secret>(namespace, spec.secret.as_str(), version).await
+        self.requests.delete::<Secret>(namespace, spec.secret.as_str(), Version::from(&target.metadata)).await
     }
 }
 

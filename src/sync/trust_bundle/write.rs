@@ -96,9 +96,7 @@ impl BundleWriter {
 
     /// Deletes exactly the trust bundle that was observed.
     async fn withdraw(&self, namespace: &NamespaceName, there: &BundleState) -> Result<(), Problem> {
-        let metadata = there.metadata.clone();
-        let version = Version { uid: metadata.uid, resource_version: metadata.resource_version };
-        self.requests.delete::<ConfigMap>(namespace, CONFIGMAP_TRUST, version).await
+        self.requests.delete::<ConfigMap>(namespace, CONFIGMAP_TRUST, Version::from(&there.metadata)).await
     }
 
     async fn create(&self, namespace: &NamespaceName, bundle: &TrustBundle) -> Result<(), Problem> {
