@@ -32,7 +32,7 @@ use gitlab_runner_webhook::{
     shutdown,
     snapshot::{SharedSnapshot, Snapshot},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{BundleFiles, Ca, Certs},
+    trust::{BundleFiles, Certs},
 };
 use http::Request;
 use rustls::{
@@ -258,7 +258,7 @@ fn tool_router() -> Router {
     let requests = Requests::new(kube::Client::try_from(nowhere).unwrap());
     let namespace: NamespaceName = NAMESPACE.parse().unwrap();
     let snapshot = Snapshot {
-        certs: BTreeMap::from([(namespace.clone(), Certs { ca: Ca::Valid, ..Certs::default() })]),
+        certs: BTreeMap::from([(namespace.clone(), Certs { has_ca: true, ..Certs::default() })]),
         certs_loaded: true,
         trust: BTreeMap::from([(namespace, BundleFiles { has_bundle: true, has_hashes: true })]),
         ..Snapshot::default()

@@ -95,8 +95,10 @@ pub const WEBHOOK_INJECT: &str = "inject.pods.gitlab-runner-webhook";
 /// Name of the webhook that warns when a runner namespace is created without a source.
 pub const WEBHOOK_NAMESPACES: &str = "warn.namespaces.gitlab-runner-webhook";
 
-/// Volume that this program adds to pods.
+/// Volume of the client's certificate and key in manager pods.
 pub const VOLUME_CERTS: &str = "gitlab-runner-webhook-certs";
+/// Where they are mounted.
+pub const MOUNT_CLIENT: &str = "/etc/gitlab-runner-webhook/client";
 /// Where the runner chart mounts `certsSecretName` in the manager pod.
 pub const MOUNT_MANAGER_CERTS: &str = "/home/gitlab-runner/.gitlab-runner/certs";
 /// Where GitLab's documentation tells users to mount certificates in job pods.
@@ -108,13 +110,13 @@ pub const KEY_TLS_CERT: &str = "tls.crt";
 /// Key of the client key in `certsSecretName`.
 pub const KEY_TLS_KEY: &str = "tls.key";
 
-/// The ConfigMap with public data that job pods mount: the trust bundle.
+/// The ConfigMap with public data that runner pods mount: the trust bundle.
 pub const CONFIGMAP_TRUST: &str = "gitlab-runner-webhook-trust";
 /// Key of the public roots and the private CAs in the trust bundle. The private ones alone are under [`KEY_CA`].
 pub const KEY_BUNDLE: &str = "bundle.crt";
-/// Volume of the trust bundle in job pods.
+/// Volume of the trust bundle in runner pods.
 pub const VOLUME_TRUST: &str = "gitlab-runner-webhook-trust";
-/// Where the trust bundle is mounted in job pods, beside [`MOUNT_JOB_CERTS`].
+/// Where the trust bundle is mounted in runner pods; in job pods at [`MOUNT_JOB_CERTS`], too.
 pub const MOUNT_TRUST: &str = "/etc/gitlab-runner-webhook/trust";
 /// Field manager of every write to a trust bundle.
 pub const FIELD_MANAGER_TRUST: &str = "gitlab-runner-webhook-trust";

@@ -1,61 +1,130 @@
-//! PEM, strictly: only CERTIFICATE blocks are decoded, whatever else is in the file. PURE.
+//! PEM: what its blocks hold, however its lines are broken. PURE.
+//!
+//! Files are joined by `cat`, pasted out of YAML and saved by editors of every kind. A block begins and ends where its
+//! marks are: at the start of a line or not, after a byte order mark or not. Whatever else is in the file is skipped,
+//! a private key without being decoded.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use memchr::memmem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
 
 /// What is wrong with a file. Nothing of its content is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
-    /// Bytes, and no PEM block among them: DER, perhaps.
-    #[error("it is not PEM")]
+    /// Bytes, and no certificate among them in any form that is read.
+    #[error("it holds no certificate, as PEM or DER")]
     NotPem,
     /// A block that is cut off, not base64, or no X.509 certificate.
     #[error("certificate {number} in it cannot be read")]
     Certificate {
-        /// Which of the CERTIFICATE blocks, from 1.
+        /// Which of the certificates, from 1.
         number: usize,
     },
 }
 
-/// The certificates in a PEM file, as DER, in their order. None, if the file is empty or holds only other blocks, such
-/// as a private key: those are not even decoded.
-pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
-    // Some editors put a byte order mark first.
-    let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
-    let mut found = Vec::new();
-    let mut body: Option<Vec<u8>> = None;
-    let mut has_blocks = false;
-    for line in pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii) {
-        let broken = PemError::Certificate { number: found.len() + 1 };
-        if line.starts_with(b"-----BEGIN ") {
-            // Within a certificate, the line that should have come is missing.
-            if body.is_some() {
-                return Err(broken);
+/// One block of a PEM file.
+pub(crate) struct Block<'a> {
+    /// What it says it is: `CERTIFICATE`.
+    pub(crate) label: &'a [u8],
+    body: &'a [u8],
+}
+
+impl Block<'_> {
+    /// What is in it; `None`: it is not base64.
+    pub(crate) fn decode(&self) -> Option<Vec<u8>> {
+        let text = self.body.get(self.headers()..).unwrap_or_default().iter().copied();
+        // It may be a private key.
+        let text: Zeroizing<Vec<u8>> = Zeroizing::new(text.filter(|byte| !byte.is_ascii_whitespace()).collect());
+        STANDARD.decode(text.as_slice()).ok()
+    }
+
+    /// Where the headers of RFC 1421 end, which come first: a key with a passphrase has them.
+    pub(crate) fn headers(&self) -> usize {
+        // No base64 has a colon.
+        memchr::memrchr(b':', self.body).map_or(0, |colon| {
+            let after = self.body.get(colon..).unwrap_or_default();
+            colon + after.iter().position(|byte| is_line_end(*byte)).unwrap_or(after.len())
+        })
+    }
+}
+
+/// The blocks of a file in their order.
+///
+/// # Errors
+/// A block that holds certificates is cut off, or its marks are damaged: how many such blocks come before it.
+pub(crate) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, usize> {
+    let mut found: Vec<Block<'_>> = Vec::new();
+    let mut rest = text;
+    loop {
+        let begin = memmem::find(rest, BEGIN);
+        let (before, after) = rest.split_at(begin.unwrap_or(rest.len()));
+        let number = || found.iter().filter(|block| holds_certificates(block.label)).count();
+        if before.split(|byte| is_line_end(*byte)).any(is_damaged_mark) {
+            return Err(number());
+        }
+        let Some(after) = after.get(BEGIN.len()..).filter(|_| begin.is_some()) else { return Ok(found) };
+        match split(after) {
+            Some((block, after)) => {
+                found.push(block);
+                rest = after;
             }
-            has_blocks = true;
-            if line == b"-----BEGIN CERTIFICATE-----" {
-                body = Some(Vec::new());
-            } else if line.starts_with(b"-----BEGIN CERTIFICATE-----") {
-                // All in one line: neither Go nor OpenSSL reads that.
-                return Err(broken);
+            None if after.split(|byte| is_line_end(*byte)).next().is_some_and(holds_certificates) => {
+                return Err(number());
             }
-        } else if line.starts_with(b"-----END ") {
-            if let Some(body) = body.take() {
-                let der = STANDARD.decode(body).ok().filter(|der| is_certificate(der));
-                match der {
-                    Some(der) if line == b"-----END CERTIFICATE-----" => found.push(der),
-                    _ => return Err(broken),
-                }
-            }
-        } else if let Some(body) = &mut body {
-            body.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
+            None => rest = after,
         }
     }
-    match body {
-        Some(_) => Err(PemError::Certificate { number: found.len() + 1 }),
-        None if has_blocks || pem.trim_ascii().is_empty() => Ok(found),
-        None => Err(PemError::NotPem),
+}
+
+/// The block whose first mark has just been read, and what follows it.
+fn split(text: &[u8]) -> Option<(Block<'_>, &[u8])> {
+    let (label, body) = text.split_at(memmem::find(text, DASHES)?);
+    let body = body.get(DASHES.len()..)?;
+    let (body, end) = body.split_at(memmem::find(body, DASHES)?);
+    let rest = end.strip_prefix(END)?.strip_prefix(label)?.strip_prefix(DASHES)?;
+    Some((Block { label, body }, rest))
+}
+
+fn holds_certificates(label: &[u8]) -> bool {
+    // Of a request or a list of revocations, nothing is wanted.
+    [&b"CERTIFICATE"[..], b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE", b"PKCS7"]
+        .iter()
+        .any(|known| label.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"-")))
+}
+
+/// A line that was a mark before somebody's editor took a dash, or made a longer one of two.
+fn is_damaged_mark(line: &[u8]) -> bool {
+    let is_dash = |byte: &u8| *byte == b'-' || byte.is_ascii_whitespace() || !byte.is_ascii();
+    let words = line.get(line.iter().take_while(|byte| is_dash(byte)).count()..).unwrap_or_default();
+    let label = words.strip_prefix(b"BEGIN ").or_else(|| words.strip_prefix(b"END "));
+    let end = |label: &[u8]| label.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b' ').count();
+    words.len() < line.len()
+        && label.is_some_and(|label| holds_certificates(label.get(..end(label)).unwrap_or_default().trim_ascii()))
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// The certificates in a PEM file, as DER, in their order. None, if the file is empty or holds only other blocks.
+///
+/// # Errors
+/// It is no PEM, or a certificate in it is damaged.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
+    let broken = |before: usize| PemError::Certificate { number: before + 1 };
+    let blocks = blocks(pem).map_err(broken)?;
+    if blocks.is_empty() && !pem.trim_ascii().is_empty() {
+        return Err(PemError::NotPem);
     }
+    let certificates = blocks.iter().filter(|block| block.label == b"CERTIFICATE").enumerate();
+    certificates
+        .map(|(before, block)| block.decode().filter(|der| is_certificate(der)).ok_or_else(|| broken(before)))
+        .collect()
 }
 
 /// Certificates in PEM, in their order.
@@ -78,6 +147,7 @@ pub fn append(pem: &mut String, der: &[u8]) {
     pem.push_str("-----END CERTIFICATE-----\n");
 }
 
-fn is_certificate(der: &[u8]) -> bool {
+/// Whether these bytes are one X.509 certificate.
+pub(crate) fn is_certificate(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty())
 }

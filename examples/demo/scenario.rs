@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use gitlab_runner_webhook::{
     config::Config,
     names::{
-        APP, CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS,
+        APP, CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_CLIENT, MOUNT_JOB_CERTS,
         MOUNT_TRUST, PATH_METRICS, PATH_READYZ, SECRET_CA, VOLUME_CERTS, VOLUME_TRUST,
     },
 };
@@ -29,7 +29,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, ServingCertificate, Tool,
+    Cluster, ServingCertificate, Tool, client_pair,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, has_data},
     fixture, wait,
 };
@@ -360,8 +360,7 @@ The webhook listens on https://{webhook}."
         self.console
             .step("The company's CA comes, with a client certificate: Secret gitlab-runner/gitlab-runner-certs");
         let company = ServingCertificate::issue(&self.cluster.plane.dir().join("company"));
-        let (certificate, key) =
-            (std::fs::read_to_string(company.cert_path())?, std::fs::read_to_string(company.key_path())?);
+        let (certificate, key) = client_pair();
         let (pods, pod) = (self.pods(), job_pod()?);
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let before = pods.create(&dry_run, &pod).await.context("dry run of a job pod")?;
@@ -415,7 +414,7 @@ The webhook listens on https://{webhook}."
         let anew = |pod: &Pod| is_manager(pod) && pod.uid() != former.uid();
         let (created, pod) = self.pods.sees("the next manager pod", anew).await?;
         ensure!(shows_certs(&pod), "the manager pod was created without the CA mounted");
-        let file = format!("{MOUNT_MANAGER_CERTS}/{KEY_CA}");
+        let file = format!("{MOUNT_TRUST}/{KEY_CA}");
         let all = |_: &Container| true;
         ensure!(
             has_variable(&pod, all, "CI_SERVER_TLS_CA_FILE", &file),
@@ -578,13 +577,15 @@ fn shows_trust(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Whether a container sees the CA of the certificate Secret.
+/// Whether a container sees the trust bundle, and of the certificate Secret the client's pair alone.
 fn shows_certs(pod: &Pod) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let mut sources = volumes.filter(|volume| volume.name == VOLUME_CERTS).filter_map(|volume| volume.secret.as_ref());
-    mounts(pod, |_| true, VOLUME_CERTS, MOUNT_MANAGER_CERTS)
+    mounts(pod, |_| true, VOLUME_TRUST, MOUNT_TRUST)
+        && mounts(pod, |_| true, VOLUME_CERTS, MOUNT_CLIENT)
         && sources.any(|secret| {
-            secret.secret_name.as_deref() == Some(CERTS) && secret.items.iter().flatten().any(|item| item.key == KEY_CA)
+            let keys = secret.items.iter().flatten().map(|item| item.key.as_str());
+            secret.secret_name.as_deref() == Some(CERTS) && keys.eq([KEY_TLS_CERT, KEY_TLS_KEY])
         })
 }
 

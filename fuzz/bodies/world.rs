@@ -18,7 +18,7 @@ use gitlab_runner_webhook::{
     server::{AppState, webhook_router},
     snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{BundleFiles, Ca, Certs},
+    trust::{BundleFiles, Certs, ClientPair},
 };
 use http::{Request, Response};
 use tokio::runtime::{Builder, Runtime};
@@ -120,8 +120,8 @@ impl World {
 /// `gitlab-runner` has all it needs; the other namespaces, named for it, have not.
 fn snapshot(config: &Config) -> Snapshot {
     let name = |name: &str| name.parse().expect("a name");
-    let valid = Certs { ca: Ca::Valid, client_pair: true, ..Certs::default() };
-    let invalid = Certs { ca: Ca::Invalid, unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
+    let valid = Certs { has_ca: true, client_pair: ClientPair::Usable, ..Certs::default() };
+    let invalid = Certs { unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
     let certs =
         [("gitlab-runner", valid.clone()), ("pending", valid), ("invalid", invalid), ("none", Certs::default())];
     let trust = BundleFiles { has_bundle: true, has_hashes: true };

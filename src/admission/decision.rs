@@ -12,6 +12,7 @@ use super::{
     error::ReviewError,
     review::{API_VERSION, KIND},
 };
+use crate::names::APP;
 
 /// What is answered to a review.
 #[derive(Debug, Default)]
@@ -73,8 +74,8 @@ impl Decision {
         }
     }
 
-    /// The body of the answer to the request with this uid.
-    pub(crate) fn write(mut self, uid: &str) -> Result<Vec<u8>, ReviewError> {
+    /// The body of the answer to the request with this uid, about this object: `pod x`.
+    pub(crate) fn write(mut self, uid: &str, object: &str) -> Result<Vec<u8>, ReviewError> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Review<'a> {
@@ -94,7 +95,7 @@ impl Decision {
             #[serde(skip_serializing_if = "Option::is_none")]
             status: Option<Denial>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
-            warnings: Vec<Warning>,
+            warnings: Vec<String>,
             audit_annotations: BTreeMap<&'static str, String>,
         }
 
@@ -110,19 +111,20 @@ impl Decision {
             patch_type: patch.as_ref().map(|_| "JSONPatch"),
             patch: patch.map(|patch| STANDARD.encode(patch)),
             status,
-            warnings: self.warnings,
+            // They end in logs of whoever made the request, among those of other webhooks and about other objects.
+            warnings: self.warnings.iter().map(|warning| format!("{APP}: {object}: {warning}")).collect(),
             audit_annotations: self.audit,
         };
         serde_json::to_vec(&Review { api_version: API_VERSION, kind: KIND, response }).map_err(|_| ReviewError::Answer)
     }
 }
 
-/// A line that kubectl and Helm print.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+/// A line that kubectl, Helm and GitLab Runner print.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Warning(String);
 
 impl Warning {
-    /// The API server's documentation asks for at most 120 characters.
+    /// The API server's documentation asks for at most 120 characters. It cuts after 256, of which the prefix takes some.
     const MAX: usize = 120;
 
     /// Cuts what is too long.
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     fn answer(decision: Decision) -> Value {
-        serde_json::from_slice(&decision.write("u1").unwrap()).unwrap()
+        serde_json::from_slice(&decision.write("u1", "pod x").unwrap()).unwrap()
     }
 
     #[test]
@@ -169,7 +171,10 @@ mod tests {
             Decision { verdict: Verdict::Allow(patch), warnings: vec![Warning::new("w")], ..Decision::default() };
         assert_eq!(decision.word(), "patched");
         let response = &answer(decision)["response"];
-        assert_eq!((&response["patchType"], &response["warnings"]), (&json!("JSONPatch"), &json!(["w"])));
+        assert_eq!(
+            (&response["patchType"], &response["warnings"]),
+            (&json!("JSONPatch"), &json!(["gitlab-runner-webhook: pod x: w"]))
+        );
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&patch).unwrap(), json!([{"op": "add", "path": "/a", "value": 1}]));
     }

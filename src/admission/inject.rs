@@ -6,6 +6,7 @@
 
 mod job;
 mod manager;
+mod trust_volume;
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,7 @@ use crate::{
     config::Config,
     names::{CONFIGMAP_TRUST, LABEL_INJECT},
     snapshot::Snapshot,
-    trust::{Ca, Certs},
+    trust::Certs,
 };
 
 /// What a pod gets, and why.
@@ -141,25 +142,39 @@ trait Injector {
     fn concerns(&self, container: &ContainerView<'_>, has_entrypoint: bool) -> bool;
     /// What one container lacks.
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle>;
-    /// The name of the volume that the mounts of all [`Additions`] show.
-    fn volume_name(&self) -> &'static str;
-    /// That volume.
-    fn volume(&self) -> Value;
-    /// What is said about a container that gets nothing.
-    fn refused(&self, obstacle: &Obstacle) -> String {
-        let (Obstacle::ForeignMount(why) | Obstacle::Blocked(why)) = obstacle;
-        format!("no CA injected into a container of this pod: {why}")
-    }
+    /// The volumes that the mounts of [`Additions`] may show.
+    fn volumes(&self) -> Vec<Volume>;
 }
+
+/// A volume's name, and the volume.
+type Volume = (&'static str, Value);
 
 /// What one container lacks.
 #[derive(Default)]
 struct Additions {
     mounts: Vec<Value>,
+    /// The names of the volumes that these show.
+    shown: BTreeSet<&'static str>,
     variables: Vec<Value>,
     /// Names of variables that the user set to something else.
     kept: Vec<String>,
     warnings: Vec<Warning>,
+}
+
+impl Additions {
+    fn mount(&mut self, volume: &'static str, path: &str) {
+        self.mounts.push(json!({"name": volume, "mountPath": path, "readOnly": true}));
+        self.shown.insert(volume);
+    }
+
+    /// Sets a variable, unless the user did.
+    fn set(&mut self, container: &ContainerView<'_>, name: &str, value: &str) {
+        match variable(container, name) {
+            None => self.variables.push(json!({"name": name, "value": value})),
+            Some(former) if *former.value == *value => {}
+            Some(former) => self.kept.push(former.name.to_string()),
+        }
+    }
 }
 
 /// Why a container gets nothing.
@@ -180,35 +195,29 @@ fn injector<'a>(
     let refuse = |reason, problem: String| Err(Refusal { reason, problem });
     let missing = |what: &str| refuse(InjectReason::CertsMissing, format!("Secret {namespace}/{secret} {what}"));
     let certs = snapshot.certs.get(namespace);
-    if kind == PodKind::Job {
-        let is_former = snapshot.trust_former.contains(namespace);
-        let with = |trust| Ok(Box::new(job::JobInjector::new(trust, is_former, config)) as Box<dyn Injector>);
-        return match (snapshot.trust.get(namespace), certs) {
-            // What another revision publishes is right, whatever Secret it is made of.
-            (Some(trust), _) if snapshot.is_passive => with(*trust),
-            // Not known yet whether its Secret is there. Known to be missing: the bundle is about to be deleted, and not used.
-            (Some(trust), None) if !snapshot.knows_certs(namespace) => with(*trust),
-            (Some(trust), Some(certs)) if certs.has_ca() || certs.unreadable.is_some() => with(*trust),
-            _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
-            (_, None) => missing("is missing; create it with ca.crt"),
-            (_, Some(Certs { unreadable: Some(key), .. })) => {
-                refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} is not PEM; fix it"))
-            }
-            (_, Some(certs)) if !certs.has_ca() => missing("has no CA; add ca.crt"),
-            _ => refuse(
-                InjectReason::TrustPending,
-                format!("ConfigMap {namespace}/{CONFIGMAP_TRUST} is being published; wait a moment"),
-            ),
-        };
-    }
-    match certs {
+    let is_former = snapshot.trust_former.contains(namespace);
+    let with = |trust| -> Result<Box<dyn Injector + 'a>, Refusal> {
+        Ok(match kind {
+            PodKind::Job => Box::new(job::JobInjector::new(trust, is_former, config)),
+            _ => Box::new(manager::ManagerInjector::new(certs, config)),
+        })
+    };
+    match (snapshot.trust.get(namespace), certs) {
+        // What another revision publishes is right, whatever Secret it is made of.
+        (Some(trust), _) if snapshot.is_passive => with(*trust),
+        // Not known yet whether its Secret is there. Known to be missing: the bundle is about to be deleted, and not used.
+        (Some(trust), None) if !snapshot.knows_certs(namespace) => with(*trust),
+        (Some(trust), Some(certs)) if certs.has_ca || certs.unreadable.is_some() => with(*trust),
         _ if !snapshot.knows_certs(namespace) => refuse_not_loaded(namespace, config),
-        None => missing("is missing; create it with ca.crt"),
-        Some(certs) if certs.ca == Ca::Invalid => {
-            refuse(InjectReason::CertsInvalid, format!("ca.crt in Secret {namespace}/{secret} is not PEM; fix it"))
+        (_, None) => missing("is missing; create it with ca.crt"),
+        (_, Some(Certs { unreadable: Some(key), .. })) => {
+            refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} cannot be read; fix it"))
         }
-        Some(certs) if !certs.has_ca() => missing("has no ca.crt; add it"),
-        Some(certs) => Ok(Box::new(manager::ManagerInjector::new(certs, config))),
+        (_, Some(certs)) if !certs.has_ca => missing("has no CA; add ca.crt"),
+        _ => refuse(
+            InjectReason::TrustPending,
+            format!("ConfigMap {namespace}/{CONFIGMAP_TRUST} is being published; wait a moment"),
+        ),
     }
 }
 
@@ -225,7 +234,7 @@ fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
     let mut warnings = Vec::new();
     let mut kept = BTreeSet::new();
     let mut reason = InjectReason::NoContainer;
-    let mut uses_our_volume = false;
+    let mut shown = BTreeSet::new();
     for (index, container) in containers.iter().enumerate() {
         if !injector.concerns(container, has_entrypoint) {
             continue;
@@ -235,7 +244,7 @@ fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
                 if reason == InjectReason::NoContainer {
                     reason = InjectReason::Present;
                 }
-                uses_our_volume |= !additions.mounts.is_empty();
+                shown.extend(additions.shown);
                 warnings.extend(additions.warnings);
                 kept.extend(additions.kept);
                 let index = index.to_string();
@@ -245,14 +254,14 @@ fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
             }
             Err(obstacle) => {
                 reason = obstacle.reason();
-                warnings.push(Warning::new(injector.refused(&obstacle)));
+                let why = obstacle.why();
+                warnings.push(Warning::new(format!("no CA injected into a container of this pod: {why}")));
             }
         }
     }
-    if uses_our_volume && volume(pod, injector.volume_name()).is_none() {
-        let ours = vec![injector.volume()];
-        operations.splice(0..0, append(pod.spec.volumes.is_there(), &["spec"], "volumes", ours));
-    }
+    let is_new = |(name, _): &Volume| shown.contains(name) && volume(pod, name).is_none();
+    let ours = injector.volumes().into_iter().filter(is_new).map(|(_, volume)| volume).collect();
+    operations.splice(0..0, append(pod.spec.volumes.is_there(), &["spec"], "volumes", ours));
     if !operations.is_empty() {
         reason = InjectReason::Injected;
     }
@@ -263,13 +272,13 @@ fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
     Injection { patch: Patch(operations), warnings, reason }
 }
 
-/// Whether our volume is still to be added. It may be there from an earlier invocation.
-fn may_add_volume(pod: &PodView<'_>, name: &str, is_ours: impl Fn(&VolumeView<'_>) -> bool) -> Result<bool, Obstacle> {
+/// Whether a volume of this name is ours or can be added. It may be there from an earlier invocation.
+fn may_add_volume(pod: &PodView<'_>, name: &str, is_ours: impl Fn(&VolumeView<'_>) -> bool) -> Result<(), Obstacle> {
     match volume(pod, name) {
-        Some(volume) if is_ours(volume) => Ok(false),
+        Some(volume) if is_ours(volume) => Ok(()),
         Some(_) => Err(Obstacle::Blocked("it has another volume of our name")),
         None if mounts_volume(pod, name) => Err(Obstacle::Blocked("it mounts a volume of our name")),
-        None => Ok(true),
+        None => Ok(()),
     }
 }
 
@@ -291,11 +300,6 @@ fn kept_warning(names: &BTreeSet<String>) -> Option<Warning> {
     (!names.is_empty()).then(|| Warning::new(format!("already set, so kept: {}{more}", shown.join(", "))))
 }
 
-/// A mount of one of our volumes.
-fn mount(volume: &str, path: &str) -> Value {
-    json!({"name": volume, "mountPath": path, "readOnly": true})
-}
-
 /// The variable of this name in a container. The last of several counts, as kubelet has it.
 fn variable<'a>(container: &'a ContainerView<'_>, name: &str) -> Option<&'a VariableView<'a>> {
     container.env.iter().rfind(|variable| &*variable.name == name)
@@ -311,6 +315,11 @@ fn is_of_mesh(container: &ContainerView<'_>) -> bool {
 }
 
 impl Obstacle {
+    fn why(&self) -> &'static str {
+        let (Self::ForeignMount(why) | Self::Blocked(why)) = self;
+        why
+    }
+
     fn reason(&self) -> InjectReason {
         match self {
             Self::ForeignMount(_) => InjectReason::ForeignMount,

@@ -5,14 +5,14 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use serde_json::json;
 
-use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, inject, items, other_cas, seen};
+use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, inject, items, seen, with_pair};
 use crate::{
     admission::{
         pod::{MountPlace, shows},
         pod_view::within_cost,
     },
-    names::{MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
-    trust::BundleFiles,
+    names::{MOUNT_CLIENT, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
+    trust::{BundleFiles, ClientPair, PairFlaw},
 };
 
 /// A value of a type that does not belong where it is.
@@ -100,7 +100,8 @@ fn containers() -> impl Strategy<Value = Value> {
             "value",
             mostly(one_of(&[
                 "",
-                "/home/gitlab-runner/.gitlab-runner/certs/ca.crt",
+                "/etc/gitlab-runner-webhook/trust/ca.crt",
+                "/etc/gitlab-runner-webhook/client/tls.key",
                 "/etc/gitlab-runner-webhook/trust/bundle.crt",
             ]))
             .boxed(),
@@ -117,6 +118,8 @@ fn containers() -> impl Strategy<Value = Value> {
                 "/etc/gitlab-runner/certs",
                 "/etc/gitlab-runner/certs/ca.crt",
                 "/etc/gitlab-runner-webhook",
+                "/etc/gitlab-runner-webhook/client",
+                "/etc/gitlab-runner-webhook/client/x",
                 "/etc/gitlab-runner-webhook/trust",
                 "/etc/gitlab-runner-webhook/trust/bundle.crt",
                 "/builds",
@@ -167,9 +170,7 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
         certs(false),
         with(false, true),
         with(true, false),
-        other_cas(&["gitlab.example.com.crt"]),
-        other_cas(&["x.pem"]),
-        other_cas(&["x.pem", "y.pem"]),
+        with_pair(ClientPair::Unusable(PairFlaw::Key)),
         seen(None, Some(TRUST)),
         seen(certs(false).certs.into_values().next(), None),
         Snapshot::default(),
@@ -330,7 +331,7 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
             let MountPlace::Mounted { mount } = MountPlace::of(&view, seen, directory) else {
                 return Err(TestCaseError::fail(format!("{name} points nowhere")));
             };
-            if directory == MOUNT_MANAGER_CERTS {
+            if directory == MOUNT_CLIENT {
                 prop_assert!(shows(&view, mount, SECRET, key), "{} is not there", key);
                 continue;
             }
@@ -349,7 +350,7 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
         let had = |path| {
             items(&before["spec"]["containers"][index]["volumeMounts"]).filter(|m| m["mountPath"] == path).count()
         };
-        for path in [MOUNT_TRUST, MOUNT_JOB_CERTS, MOUNT_MANAGER_CERTS] {
+        for path in [MOUNT_TRUST, MOUNT_JOB_CERTS, MOUNT_CLIENT] {
             prop_assert!(ours(path) <= had(path).max(1));
         }
     }

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::*;
 use crate::{
     admission::pod::MountPlace,
-    names::{KEY_TLS_CERT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
-    trust::BundleFiles,
+    names::{MOUNT_CLIENT, MOUNT_MANAGER_CERTS, MOUNT_TRUST, VOLUME_CERTS, VOLUME_TRUST},
+    trust::{BundleFiles, ClientPair, PairFlaw},
 };
 
 const SECRET: &str = "gitlab-runner-certs";
@@ -29,15 +29,13 @@ fn seen(certs: Option<Certs>, trust: Option<BundleFiles>) -> Snapshot {
     }
 }
 
-/// `ca.crt` is there, perhaps the pair, and the trust bundle.
-fn certs(client_pair: bool) -> Snapshot {
-    seen(Some(Certs { ca: Ca::Valid, client_pair, ..Certs::default() }), Some(TRUST))
+/// A CA is there, perhaps the pair, and the trust bundle.
+fn certs(has_pair: bool) -> Snapshot {
+    with_pair(if has_pair { ClientPair::Usable } else { ClientPair::Absent })
 }
 
-/// No `ca.crt`, but these keys.
-fn other_cas(keys: &[&str]) -> Snapshot {
-    let other_cas = keys.iter().map(|key| (*key).to_owned()).collect();
-    seen(Some(Certs { other_cas, client_pair: true, ..Certs::default() }), Some(TRUST))
+fn with_pair(client_pair: ClientPair) -> Snapshot {
+    seen(Some(Certs { has_ca: true, client_pair, ..Certs::default() }), Some(TRUST))
 }
 
 /// The elements of an array; none for anything else.
@@ -104,27 +102,33 @@ fn job() -> Value {
 }
 
 #[test]
-fn a_manager_gets_the_volume_the_mount_and_the_variables() {
+fn a_manager_gets_the_trust_bundle_and_the_pair_alone() {
     let injection = run(&manager(), PodKind::Manager, &certs(true));
     assert_eq!(injection.reason, InjectReason::Injected);
     let pod = applied(&manager(), &injection);
     assert_eq!(
-        pod["spec"]["volumes"][1],
-        json!({"name": VOLUME_CERTS, "secret": {"secretName": SECRET, "optional": true, "items": [
-            {"key": "ca.crt", "path": "ca.crt"},
-            {"key": "tls.crt", "path": "tls.crt"},
-            {"key": "tls.key", "path": "tls.key"},
-        ]}})
+        pod["spec"]["volumes"].as_array().unwrap()[1..],
+        [
+            json!({"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}}),
+            json!({"name": VOLUME_CERTS, "secret": {"secretName": SECRET, "optional": true, "items": [
+                {"key": "tls.crt", "path": "tls.crt"},
+                {"key": "tls.key", "path": "tls.key"},
+            ]}}),
+        ]
     );
     let runner = &pod["spec"]["containers"][1];
     assert_eq!(
-        runner["volumeMounts"][1],
-        json!({"name": VOLUME_CERTS, "mountPath": MOUNT_MANAGER_CERTS, "readOnly": true})
+        runner["volumeMounts"].as_array().unwrap()[1..],
+        [(VOLUME_TRUST, MOUNT_TRUST), (VOLUME_CERTS, MOUNT_CLIENT)]
+            .map(|(name, path)| json!({"name": name, "mountPath": path, "readOnly": true}))
     );
     assert_eq!(
         variables(runner)[1..],
-        [("CA", "ca.crt"), ("CERT", "tls.crt"), ("KEY", "tls.key")]
-            .map(|(name, key)| format!("CI_SERVER_TLS_{name}_FILE={MOUNT_MANAGER_CERTS}/{key}"))
+        [
+            format!("CI_SERVER_TLS_CA_FILE={MOUNT_TRUST}/ca.crt"),
+            format!("CI_SERVER_TLS_CERT_FILE={MOUNT_CLIENT}/tls.crt"),
+            format!("CI_SERVER_TLS_KEY_FILE={MOUNT_CLIENT}/tls.key"),
+        ]
     );
     assert_eq!(pod["spec"]["containers"][0], json!({"name": "istio-proxy"}));
     assert_eq!(
@@ -134,52 +138,68 @@ fn a_manager_gets_the_volume_the_mount_and_the_variables() {
 }
 
 #[test]
-fn without_a_client_pair_a_manager_sees_the_ca_only() {
+fn without_a_client_pair_a_manager_sees_nothing_of_the_secret() {
     let off = config("certs: {inject: {clientCertificate: false}}");
-    for (config, pair) in [(&Config::default(), false), (&off, true)] {
-        let injection = inject(&manager(), PodKind::Manager, "ns", &certs(pair), config);
+    let flawed = ClientPair::Unusable(PairFlaw::OfCa);
+    for (config, pair, warnings) in [
+        (&Config::default(), ClientPair::Absent, &[][..]),
+        (&off, ClientPair::Usable, &[]),
+        (&off, flawed, &[]),
+        (
+            &Config::default(),
+            flawed,
+            &["no client certificate for the runner: tls.crt is the certificate of a CA (Secret gitlab-runner-certs)"],
+        ),
+    ] {
+        let injection = inject(&manager(), PodKind::Manager, "ns", &with_pair(pair), config);
         let pod = applied(&manager(), &injection);
-        assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"], json!([{"key": "ca.crt", "path": "ca.crt"}]));
+        assert!(!json!(injection.patch).to_string().contains(SECRET));
         assert_eq!(variables(&pod["spec"]["containers"][1]).len(), 2);
-        assert!(injection.warnings.is_empty());
+        assert_eq!(texts(&injection), warnings);
     }
 }
 
+/// Whatever is mounted where the runner looks for certificates by itself, it is told of the trust bundle.
 #[test]
-fn where_the_chart_mounts_the_secret_only_variables_are_added() {
-    let pod = manager_with_chart_certs();
-    let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(true)));
-    assert_eq!(after["spec"]["volumes"], pod["spec"]["volumes"]);
-    assert_eq!(after["spec"]["containers"][1]["volumeMounts"], pod["spec"]["containers"][1]["volumeMounts"]);
-    assert_eq!(variables(&after["spec"]["containers"][1]).len(), 4);
-}
-
-#[test]
-fn nothing_points_into_a_foreign_mount() {
+fn the_charts_mount_is_left_alone_and_not_relied_upon() {
     for source in [
+        json!({"secret": {"secretName": SECRET}}),
         json!({"secret": {"secretName": "other"}}),
-        json!({"secret": {"secretName": SECRET, "items": [{"key": "ca.crt", "path": "gitlab.example.com.crt"}]}}),
-        json!({"configMap": {"name": SECRET}}),
+        json!({"persistentVolumeClaim": {"claimName": "home"}}),
     ] {
         let mut pod = manager_with_chart_certs();
         let mut volume = source;
         volume["name"] = json!("custom-certs");
         pod["spec"]["volumes"][1] = volume;
-        let injection = run(&pod, PodKind::Manager, &certs(true));
-        assert!(injection.patch.is_empty());
-        assert_eq!(injection.reason, InjectReason::ForeignMount);
-        assert!(texts(&injection)[0].contains("is not mounted from Secret gitlab-runner-certs"), "{injection:?}");
+        let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(false)));
+        assert_eq!(after["spec"]["volumes"][1], pod["spec"]["volumes"][1]);
+        assert_eq!(
+            variables(&after["spec"]["containers"][1])[1..],
+            [format!("CI_SERVER_TLS_CA_FILE={MOUNT_TRUST}/ca.crt")]
+        );
     }
 }
 
 #[test]
-fn only_the_keys_that_a_mount_shows_are_pointed_at() {
-    let mut pod = manager_with_chart_certs();
-    pod["spec"]["volumes"][1] = json!({"name": "custom-certs", "projected": {"sources": [
-        {"secret": {"name": SECRET, "items": [{"key": "ca.crt", "path": "ca.crt"}, {"key": "tls.crt", "path": "tls.crt"}]}},
-    ]}});
-    let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(true)));
-    assert_eq!(variables(&after["spec"]["containers"][1]).len(), 2);
+fn where_the_pair_has_no_place_the_ca_is_injected_all_the_same() {
+    for (volume, mount) in [
+        (json!({"name": VOLUME_CERTS, "secret": {"secretName": "other"}}), json!(null)),
+        (
+            json!({"name": VOLUME_CERTS, "secret": {"secretName": SECRET, "items": [{"key": "ca.crt", "path": "ca.crt"}]}}),
+            json!(null),
+        ),
+        (json!({"name": "own", "emptyDir": {}}), json!({"name": "own", "mountPath": MOUNT_CLIENT})),
+        (json!({"name": "own", "emptyDir": {}}), json!({"name": "own", "mountPath": format!("{MOUNT_CLIENT}/x")})),
+    ] {
+        let mut pod = manager();
+        pod["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+        if mount.is_object() {
+            pod["spec"]["containers"][1]["volumeMounts"].as_array_mut().unwrap().push(mount);
+        }
+        let injection = run(&pod, PodKind::Manager, &certs(true));
+        assert_eq!(variables(&applied(&pod, &injection)["spec"]["containers"][1]).len(), 2);
+        assert!(texts(&injection)[0].starts_with("no client certificate for the runner: "), "{injection:?}");
+    }
 }
 
 #[test]
@@ -191,47 +211,8 @@ fn variables_of_the_user_stay_and_a_pair_is_not_mixed() {
     let injection = run(&pod, PodKind::Manager, &certs(true));
     let after = applied(&pod, &injection);
     assert_eq!(after["spec"]["containers"][1]["env"], pod["spec"]["containers"][1]["env"]);
+    assert!(!json!(injection.patch).to_string().contains(SECRET));
     assert_eq!(texts(&injection), ["already set, so kept: CI_SERVER_TLS_CA_FILE, CI_SERVER_TLS_KEY_FILE"]);
-}
-
-#[test]
-fn a_manager_without_ca_crt_finds_its_host_or_is_told_of_the_only_file() {
-    let host = "gitlab.example.com.crt";
-    let chart = manager_with_chart_certs();
-    for (keys, variable) in [
-        (&[host][..], None),
-        (&["company.pem", host], None),
-        (&["company.pem"], Some("company.pem")),
-        (&["other.example.com.crt"], Some("other.example.com.crt")),
-    ] {
-        let injection = run(&manager(), PodKind::Manager, &other_cas(keys));
-        let pod = applied(&manager(), &injection);
-        let shown: Vec<_> = items(&pod["spec"]["volumes"][1]["secret"]["items"]).map(|item| &item["key"]).collect();
-        let expected: Vec<_> = keys.iter().copied().chain([KEY_TLS_CERT, "tls.key"]).collect();
-        assert_eq!(shown, expected);
-        let ca = |pod: &Value| {
-            let all = variables(&pod["spec"]["containers"][1]);
-            all.iter().find_map(|variable| variable.strip_prefix("CI_SERVER_TLS_CA_FILE=").map(str::to_owned))
-        };
-        let expected = variable.map(|key| format!("{MOUNT_MANAGER_CERTS}/{key}"));
-        assert_eq!(ca(&pod), expected, "{keys:?}");
-        assert_eq!(ca(&applied(&chart, &run(&chart, PodKind::Manager, &other_cas(keys)))), expected, "{keys:?}");
-    }
-    let injection = run(&manager(), PodKind::Manager, &other_cas(&["a.pem", "b.pem"]));
-    assert!(injection.patch.is_empty());
-    assert!(texts(&injection)[0].contains("neither ca.crt nor <host>.crt"), "{injection:?}");
-}
-
-#[test]
-fn a_manager_sees_every_ca_when_ca_crt_is_what_it_is_told_of() {
-    let mut snapshot = other_cas(&["gitlab.example.com.crt"]);
-    snapshot.certs.values_mut().for_each(|certs| certs.ca = Ca::Valid);
-    let pod = applied(&manager(), &run(&manager(), PodKind::Manager, &snapshot));
-    assert_eq!(pod["spec"]["volumes"][1]["secret"]["items"][1]["key"], "gitlab.example.com.crt");
-    assert_eq!(
-        variables(&pod["spec"]["containers"][1])[1],
-        format!("CI_SERVER_TLS_CA_FILE={MOUNT_MANAGER_CERTS}/ca.crt")
-    );
 }
 
 #[test]
@@ -241,7 +222,7 @@ fn without_the_entrypoint_every_container_but_the_mesh_is_a_runner() {
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "second"}));
     let after = applied(&pod, &run(&pod, PodKind::Manager, &certs(false)));
     let after = PodView::of(&after).unwrap();
-    let place = |container| MountPlace::of(&after, container, MOUNT_MANAGER_CERTS);
+    let place = |container| MountPlace::of(&after, container, MOUNT_TRUST);
     let containers = after.spec.containers.iter();
     let mounts: Vec<bool> =
         containers.map(|container| matches!(place(container), MountPlace::Mounted { .. })).collect();
@@ -273,8 +254,11 @@ fn a_container_that_came_later_gets_the_same() {
 }
 
 #[test]
-fn a_pair_that_came_between_two_passes_is_not_pointed_at_where_it_is_not_shown() {
+fn a_second_pass_adds_nothing_but_a_pair_that_came_between() {
     let pod = applied(&manager(), &run(&manager(), PodKind::Manager, &certs(false)));
+    assert_eq!(run(&pod, PodKind::Manager, &certs(false)).reason, InjectReason::Present);
+    let pod = applied(&pod, &run(&pod, PodKind::Manager, &certs(true)));
+    assert_eq!(variables(&pod["spec"]["containers"][1]).len(), 4);
     assert_eq!(run(&pod, PodKind::Manager, &certs(true)).reason, InjectReason::Present);
 }
 
@@ -328,7 +312,7 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
     let table = [
         (
             Snapshot::default(),
-            &both[..],
+            &both,
             InjectReason::CertsNotLoaded,
             format!("{secret} is not loaded yet; wait a moment"),
         ),
@@ -340,21 +324,15 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
             InjectReason::CertsMissing,
             format!("{secret} is missing; create it with ca.crt"),
         ),
-        (of(Certs::default()), &both[..1], InjectReason::CertsMissing, format!("{secret} has no ca.crt; add it")),
-        (of(Certs::default()), &both[1..], InjectReason::CertsMissing, format!("{secret} has no CA; add ca.crt")),
+        (of(Certs::default()), &both, InjectReason::CertsMissing, format!("{secret} has no CA; add ca.crt")),
+        (of(bad("ca.crt")), &both, InjectReason::CertsInvalid, format!("ca.crt in {secret} cannot be read; fix it")),
         (
-            of(Certs { ca: Ca::Invalid, ..bad("ca.crt") }),
+            of(Certs { has_ca: true, ..bad("x.pem") }),
             &both,
             InjectReason::CertsInvalid,
-            format!("ca.crt in {secret} is not PEM; fix it"),
+            format!("x.pem in {secret} cannot be read; fix it"),
         ),
-        (
-            of(Certs { ca: Ca::Valid, ..bad("x.pem") }),
-            &both[1..],
-            InjectReason::CertsInvalid,
-            format!("x.pem in {secret} is not PEM; fix it"),
-        ),
-        (of(Certs { ca: Ca::Valid, ..Certs::default() }), &both[1..], InjectReason::TrustPending, pending.to_owned()),
+        (of(Certs { has_ca: true, ..Certs::default() }), &both, InjectReason::TrustPending, pending.to_owned()),
     ];
     for (snapshot, kinds, reason, problem) in table {
         for kind in kinds {
@@ -373,10 +351,11 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
 
 #[test]
 fn a_trust_bundle_that_is_there_serves_until_its_secret_can_be_read_again() {
-    let unreadable = Certs { ca: Ca::Invalid, unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
+    let unreadable = Certs { unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
     let before_the_secret = Snapshot { certs_loaded: false, ..seen(None, Some(TRUST)) };
     for snapshot in [seen(Some(unreadable), Some(TRUST)), before_the_secret] {
         assert_eq!(run(&job(), PodKind::Job, &snapshot).reason, InjectReason::Injected);
+        assert_eq!(run(&manager(), PodKind::Manager, &snapshot).reason, InjectReason::Injected);
     }
 }
 

@@ -29,8 +29,7 @@ use tracing::{Span, debug, field::Empty, info, info_span};
 pub use error::ReviewError;
 pub use inject::host;
 pub use kind::{LABEL_JOB, PodKind, runs_entrypoint};
-pub use pod::shows;
-pub use pod_view::{ContainerView, MountView, PodView};
+pub use pod_view::{ContainerView, PodView};
 
 use self::{
     decision::{Decision, Verdict},
@@ -82,6 +81,14 @@ impl Webhook {
             Self::ValidatePods => "validate-pods",
         }
     }
+
+    /// What it is asked about.
+    fn object(self) -> &'static str {
+        match self {
+            Self::MutatePods | Self::ValidatePods => "pod",
+            Self::MutateNamespaces => "namespace",
+        }
+    }
 }
 
 impl Admission {
@@ -130,12 +137,13 @@ impl Admission {
             span.record("uid", &request.uid).record("namespace", logged(&request.namespace));
             span.record("name", logged(request.display_name()));
             let uid = request.uid.clone();
+            let object = told(webhook, request.display_name());
             let decision = self.decide(webhook, request, &body, deadline).await?;
             outcome = (decision.word(), decision.reason);
             if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
                 span.record("source_version", version);
             }
-            decision.write(&uid)
+            decision.write(&uid, &object)
         };
         let answer = answer.await;
         let _entered = span.enter();
@@ -178,7 +186,8 @@ impl Admission {
             let namespace = request.namespace.clone();
             // It takes more memory than its bytes: it is not kept while the pod waits.
             drop(request);
-            let patience = PATIENCE.min(deadline);
+            // What a manager pod trusts, it trusts for months.
+            let patience = if kind == PodKind::Manager { deadline } else { PATIENCE.min(deadline) };
             self.snapshot.wait_for(patience, |snapshot| !self.is_unsettled(snapshot, kind, &namespace)).await;
             request = Request::read(body)?;
         }
@@ -194,12 +203,12 @@ impl Admission {
     /// Whether certificates are about to be read, or a trust bundle is about to be put right: without them the pod would trust
     /// nothing of the company for as long as it lives. Such a pod waits a moment.
     fn is_unsettled(&self, snapshot: &Snapshot, kind: PodKind, namespace: &str) -> bool {
-        let is_unread = snapshot.certs_unread.contains(namespace);
-        match kind {
-            PodKind::Manager => self.config.inject.manager && is_unread,
-            PodKind::Job => self.config.inject.jobs && (is_unread || snapshot.trust_unsettled.contains(namespace)),
+        let is_injected = match kind {
+            PodKind::Manager => self.config.inject.manager,
+            PodKind::Job => self.config.inject.jobs,
             PodKind::Pause | PodKind::Other => false,
-        }
+        };
+        is_injected && (snapshot.certs_unread.contains(namespace) || snapshot.trust_unsettled.contains(namespace))
     }
 
     fn account(
@@ -214,6 +223,12 @@ impl Admission {
         self.metrics.admissions.get_or_create(&AdmissionLabels { webhook, decision, reason }).inc();
         self.metrics.admission_duration.get_or_create(&WebhookLabels { webhook }).observe(latency);
     }
+}
+
+/// The object of a review in a warning, of which the API server takes 256 characters.
+fn told(webhook: Webhook, name: &str) -> String {
+    let name: String = logged(name).chars().take(100).collect();
+    format!("{} {name}", webhook.object()).trim_end().to_owned()
 }
 
 /// A caller's word as the log has it: what a name cannot hold is escaped, and no more is kept than a name may have.

@@ -108,7 +108,7 @@ impl MountView<'_> {
 }
 
 /// Whether a mount shows this key of a Secret as a file of the same name.
-pub fn shows(pod: &PodView<'_>, mount: &MountView<'_>, secret: &str, key: &str) -> bool {
+pub(super) fn shows(pod: &PodView<'_>, mount: &MountView<'_>, secret: &str, key: &str) -> bool {
     let Some(volume) = volume(pod, &mount.name).filter(|_| !mount.is_partial()) else { return false };
     volume.secrets().any(|source| &*source.name == secret && selects(source, key))
 }

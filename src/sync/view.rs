@@ -77,9 +77,10 @@ fn bundles(config: &Config, observed: &Observed, shown: &mut Shown, is_passive: 
             if !certs.is_some_and(|certs| bundle.has_content_of(&certs.bundle)) {
                 found.trust_former.insert(namespace.clone());
             }
-        } else if certs.is_some_and(|certs| certs.bundle.is_some()) {
-            found.trust_unsettled.insert(namespace.clone());
         }
     }
+    // A bundle that is to be there, and is not, or is another.
+    let pending = certs.iter().filter(|(name, certs)| certs.bundle.is_some() && !found.trust.contains_key(*name));
+    found.trust_unsettled = pending.map(|(name, _)| name.clone()).collect();
     found
 }

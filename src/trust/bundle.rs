@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::ByteString;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::subject_hash;
+use super::{Cas, LeftOut, subject_hash};
 use crate::{
     config::PublicRoots,
-    names::{KEY_BUNDLE, KEY_CA, KEY_TLS_CERT},
+    names::{KEY_BUNDLE, KEY_CA},
     pem::{self, PemError},
 };
 
@@ -26,6 +25,7 @@ const LIMIT: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustBundle {
     data: BTreeMap<String, String>,
+    left_out: Vec<LeftOut>,
 }
 
 /// Why there can be no trust bundle. Names a key of the Secret, never what is in it.
@@ -34,6 +34,9 @@ pub enum BundleError {
     /// There is no Secret, or no certificate in any key that could hold a CA.
     #[error("there is no CA certificate: put one into key ca.crt, as PEM")]
     NoCa,
+    /// There are certificates, and each of them would keep a program from reading the others.
+    #[error("no CA is left: {0}")]
+    LeftOut(LeftOut),
     /// A key that should hold CAs holds something else.
     #[error("key {key:?} is of no use: {problem}; fix it or remove it")]
     Key {
@@ -54,22 +57,19 @@ pub enum BundleError {
     },
 }
 
-/// Makes the trust bundle of the data of `certsSecretName`. The same certificates give the same data, whatever keys
-/// they are in, in whatever order, however often.
+/// Makes the trust bundle of the data of `certsSecretName`. The same Secret gives the same data.
 ///
 /// # Errors
 /// When there is no CA, a key cannot be read, or the result would be too large.
 pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) -> Result<TrustBundle, BundleError> {
-    // By subject first: an old CA and its successor stay side by side.
-    let mut private: BTreeSet<(Vec<u8>, Vec<u8>)> = BTreeSet::new();
-    for (key, value) in ca_keys(secret) {
-        let found = pem::certificates(value).map_err(|problem| BundleError::Key { key: key.to_owned(), problem })?;
-        private.extend(found.into_iter().map(|der| (subject(&der), der)));
+    let cas = Cas::of(secret);
+    if let Some((key, problem)) = cas.unreadable.into_iter().next() {
+        return Err(BundleError::Key { key, problem });
     }
-    if private.is_empty() {
-        return Err(BundleError::NoCa);
+    if cas.certificates.is_empty() {
+        return Err(cas.left_out.into_iter().next().map_or(BundleError::NoCa, BundleError::LeftOut));
     }
-    let private: Vec<&[u8]> = private.iter().map(|(_, der)| der.as_slice()).collect();
+    let private: Vec<&[u8]> = cas.certificates.iter().map(Vec::as_slice).collect();
 
     let ca = pem::written(private.iter().copied());
     let mut data = BTreeMap::new();
@@ -87,7 +87,7 @@ pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) 
     }
     match size(&data) {
         size if size > LIMIT => Err(BundleError::TooLarge { certificates: private.len(), size }),
-        _ => Ok(TrustBundle { data }),
+        _ => Ok(TrustBundle { data, left_out: cas.left_out }),
     }
 }
 
@@ -97,6 +97,11 @@ impl TrustBundle {
     pub fn data(&self) -> &BTreeMap<String, String> {
         &self.data
     }
+
+    /// Certificates of the Secret that are not in it.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
 }
 
 impl BundleError {
@@ -104,28 +109,12 @@ impl BundleError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCa => "no-ca",
+            Self::LeftOut(_) => "left-out",
             Self::Key { problem: PemError::NotPem, .. } => "not-pem",
             Self::Key { problem: PemError::Certificate { .. }, .. } => "bad-certificate",
             Self::TooLarge { .. } => "too-large",
         }
     }
-}
-
-/// The keys of a Secret that may hold CAs, in their order, with what they hold.
-pub fn ca_keys(secret: Option<&BTreeMap<String, ByteString>>) -> impl Iterator<Item = (&str, &[u8])> {
-    let all = secret.into_iter().flatten();
-    all.filter(|(key, _)| may_hold_ca(key)).map(|(key, value)| (key.as_str(), value.0.as_slice()))
-}
-
-/// By name: `tls.crt` and `<host>.auth.crt` are the runner's own certificate, and `*.key` its key.
-fn may_hold_ca(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    key != KEY_TLS_CERT && !key.ends_with(".auth.crt") && [".crt", ".pem", ".cer"].iter().any(|end| key.ends_with(end))
-}
-
-fn subject(der: &[u8]) -> Vec<u8> {
-    let certificate = X509Certificate::from_der(der);
-    certificate.map(|(_, certificate)| certificate.subject().as_raw().to_vec()).unwrap_or_default()
 }
 
 /// Each certificate under `<hash>.<n>`: where subjects share a hash, OpenSSL counts up until there is no such file.

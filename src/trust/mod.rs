@@ -2,11 +2,17 @@
 
 pub mod bundle;
 mod certs;
+mod client_pair;
+mod der;
+mod reading;
 mod state;
+mod strict;
 mod subject_hash;
 
 pub use crate::pem::PemError;
-pub use certs::{Ca, Certs};
+pub use certs::{Cas, Certs, LeftOut, ca_keys};
+pub use client_pair::{ClientPair, PairFlaw};
+pub use reading::{Reading, read};
 pub(crate) use state::DIGEST_TAG;
 pub use state::{CertsState, ExpectedBundle};
 

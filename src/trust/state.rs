@@ -3,13 +3,18 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Certs,
+    Certs, LeftOut,
     bundle::{self, BundleError, TrustBundle},
 };
 use crate::{
-    config::PublicRoots,
+    config::{Inject, PublicRoots},
     digest::{Digest, Shape},
 };
+
+/// State of a trust bundle without some certificate of its Secret.
+const CERTS_LEFT_OUT: &str = "certs-left-out";
+/// State of a trust bundle beside a client's certificate that the runner is not given.
+const CLIENT_PAIR_UNUSABLE: &str = "client-pair-unusable";
 
 /// What the digest of a bundle of text begins with.
 pub(crate) const DIGEST_TAG: &str = "text";
@@ -27,9 +32,24 @@ pub struct CertsState {
 
 /// The trust bundle that is to be in a namespace.
 #[derive(Clone, Debug)]
-pub struct ExpectedBundle(Result<Option<Digest>, String>);
+pub struct ExpectedBundle {
+    content: Result<Option<Digest>, String>,
+    /// What is not in it.
+    left_out: Vec<LeftOut>,
+}
 
 impl CertsState {
+    /// What the owner of the Secret should know although there is a bundle: a state, and its detail.
+    pub fn remark(&self, inject: &Inject) -> Option<(&'static str, String)> {
+        let wants_pair = inject.manager && inject.client_certificate;
+        let flaw = self.certs.client_pair.flaw().filter(|_| wants_pair);
+        let flaw = flaw.map(|flaw| format!("no client certificate for the runner: {flaw}"));
+        let left_out: Vec<String> = self.bundle.left_out().iter().take(3).map(ToString::to_string).collect();
+        let state = if left_out.is_empty() { CLIENT_PAIR_UNUSABLE } else { CERTS_LEFT_OUT };
+        let remarks: Vec<String> = left_out.into_iter().chain(flaw).collect();
+        (!remarks.is_empty()).then(|| (state, remarks.join("; ")))
+    }
+
     /// Looks at the Secret, and works out the trust bundle once to know what it is to be.
     pub fn new(secret: &Secret, roots: PublicRoots) -> Self {
         let data = secret.data.as_ref();
@@ -38,32 +58,42 @@ impl CertsState {
 
     /// Of a Secret that nobody looks into.
     pub fn unread() -> Self {
-        Self { certs: Certs::default(), bundle: ExpectedBundle(Ok(None)), is_unread: true }
+        Self {
+            certs: Certs::default(),
+            bundle: ExpectedBundle { content: Ok(None), left_out: Vec::new() },
+            is_unread: true,
+        }
     }
 }
 
 impl ExpectedBundle {
     fn of(built: Result<TrustBundle, BundleError>) -> Self {
-        Self(match built {
-            Ok(bundle) => Ok(Some(digest(bundle.data()))),
-            Err(BundleError::NoCa) => Ok(None),
-            Err(error) => Err(error.to_string()),
-        })
+        let (content, left_out) = match built {
+            Ok(bundle) => (Ok(Some(digest(bundle.data()))), bundle.left_out().to_vec()),
+            Err(BundleError::NoCa) => (Ok(None), Vec::new()),
+            Err(error) => (Err(error.to_string()), Vec::new()),
+        };
+        Self { content, left_out }
     }
 
     /// Whether there is a CA to be trusted.
     pub fn is_some(&self) -> bool {
-        matches!(self.0, Ok(Some(_)))
+        matches!(self.content, Ok(Some(_)))
     }
 
     /// Stands for its data, if there is to be one.
     pub(crate) fn digest(&self) -> Option<&Digest> {
-        self.0.as_ref().ok()?.as_ref()
+        self.content.as_ref().ok()?.as_ref()
+    }
+
+    /// Certificates of the Secret that are not in it.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// Why there can be no bundle although there are certificates.
     pub fn problem(&self) -> Option<&str> {
-        self.0.as_ref().err().map(String::as_str)
+        self.content.as_ref().err().map(String::as_str)
     }
 }
 

@@ -8,15 +8,10 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const UTF8_STRING: u8 = 12;
-const PRINTABLE_STRING: u8 = 19;
-const T61_STRING: u8 = 20;
-const IA5_STRING: u8 = 22;
-const VISIBLE_STRING: u8 = 26;
-const UNIVERSAL_STRING: u8 = 28;
-const BMP_STRING: u8 = 30;
+use super::der::{
+    BMP_STRING, Element, IA5_STRING, PRINTABLE_STRING, SEQUENCE, SET, T61_STRING, UNIVERSAL_STRING, UTF8_STRING,
+    VISIBLE_STRING,
+};
 
 /// The hash of a certificate's subject as eight hexadecimal digits; `None` where OpenSSL could not read the subject.
 pub(super) fn of_certificate(der: &[u8]) -> Option<String> {
@@ -25,7 +20,7 @@ pub(super) fn of_certificate(der: &[u8]) -> Option<String> {
 }
 
 /// The hash of a Name in DER.
-fn of_name(der: &[u8]) -> Option<String> {
+pub(super) fn of_name(der: &[u8]) -> Option<String> {
     let name = Element::whole(der).filter(|name| name.tag == SEQUENCE)?;
     let mut canonical = Vec::new();
     for set in name.children() {
@@ -81,55 +76,6 @@ fn canonical_text(text: &str) -> Vec<u8> {
     // The C locale's white space; what is not ASCII is left alone.
     let words = text.split([' ', '\t', '\n', '\x0b', '\x0c', '\r']).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_ascii_lowercase().into_bytes()
-}
-
-/// One element of DER.
-struct Element<'a> {
-    tag: u8,
-    content: &'a [u8],
-    /// With its header.
-    encoding: &'a [u8],
-}
-
-impl<'a> Element<'a> {
-    /// The only element of the input.
-    fn whole(der: &'a [u8]) -> Option<Self> {
-        Self::split(der).filter(|(_, rest)| rest.is_empty()).map(|(element, _)| element)
-    }
-
-    /// The first element of the input, and what follows.
-    fn split(der: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let (&[tag, length], mut rest) = der.split_first_chunk()?;
-        // Tags of more than one byte are not among those of a Name.
-        if tag & 0x1f == 0x1f {
-            return None;
-        }
-        let mut size = usize::from(length);
-        if length & 0x80 != 0 {
-            let (digits, after) = rest.split_at_checked(usize::from(length & 0x7f))?;
-            if digits.is_empty() || digits.len() > 4 {
-                return None;
-            }
-            size = digits.iter().fold(0, |size, digit| size << 8 | usize::from(*digit));
-            rest = after;
-        }
-        let (content, rest) = rest.split_at_checked(size)?;
-        let encoding = der.get(..der.len() - rest.len())?;
-        Some((Self { tag, content, encoding }, rest))
-    }
-
-    /// Its elements; `None` in place of the first that is malformed, and nothing after it.
-    fn children(&self) -> impl Iterator<Item = Option<Self>> + use<'a> {
-        let mut rest = self.content;
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let split = Self::split(rest);
-            rest = split.as_ref().map_or(&[], |(_, rest)| rest);
-            Some(split.map(|(element, _)| element))
-        })
-    }
 }
 
 /// Appends an element with its header.

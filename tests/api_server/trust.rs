@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use gitlab_runner_webhook::{pem, trust};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use test_support::{
@@ -135,6 +136,28 @@ async fn a_ca_that_cannot_be_read_leaves_it_and_is_reported_without_its_content(
     assert!(line["detail"].as_str().unwrap().contains("ca.crt"), "{line}");
     assert!(!tool.log_text().contains("canary-of-a-file"));
     trusts(&cluster, RUNNER_NAMESPACE, &[&cluster.certificate.ca_pem]).await;
+}
+
+/// Secrets out of public bug reports: what can be read is read, whatever form it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_users_put_into_the_secret_is_published_as_certificates() {
+    let Published { cluster, tool, .. } = published().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/certs");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let certs: Secret = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let cas = trust::Cas::of(certs.data.as_ref()).certificates;
+        let pems: Vec<String> = cas.iter().map(|der| pem::written([der.as_slice()])).collect();
+        let _ = cluster.secrets(RUNNER_NAMESPACE).delete(CERTS, &DeleteParams::default()).await;
+        cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+        let pems: Vec<&str> = pems.iter().map(String::as_str).collect();
+        let data = trusts(&cluster, RUNNER_NAMESPACE, &pems).await.data.unwrap();
+        assert!(data["ca.crt"] == pems.concat() && !data["bundle.crt"].contains("PRIVATE"), "{}", path.display());
+        if path.ends_with("subject-that-is-not-utf8.json") {
+            let line = tool.logged("what is left out", |line| line["state"] == "certs-left-out").await;
+            assert!(line["detail"].as_str().unwrap().contains("certificate 2 in key \"ca.crt\" is left out"), "{line}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use gitlab_runner_webhook::{
 use http::{Request, header::CONTENT_TYPE};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Pod, Secret},
+    api::core::v1::{ConfigMap, Pod, Secret},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -21,7 +21,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, ServingCertificate, Tool,
+    Cluster, ServingCertificate, Tool, client_pair,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, secret},
     fixture, wait,
 };
@@ -31,7 +31,6 @@ use crate::{
     mission::{CERTS, TRUST},
 };
 
-const MANAGER_CERTS: &str = "/home/gitlab-runner/.gitlab-runner/certs";
 const JOB_CERTS: &str = "/etc/gitlab-runner/certs";
 const TRUST_MOUNT: &str = "/etc/gitlab-runner-webhook/trust";
 
@@ -143,13 +142,83 @@ async fn the_charts_deployment_gets_its_pod_with_the_ca_mounted() {
             pods.into_iter().find(|pod| variable(pod, "gitlab-runner", "CI_SERVER_TLS_CA_FILE").is_some())
         })
         .await;
-        let ca = format!("{MANAGER_CERTS}/ca.crt");
+        let ca = format!("{TRUST_MOUNT}/ca.crt");
         assert_eq!(variable(&pod, "gitlab-runner", "CI_SERVER_TLS_CA_FILE"), Some(ca.as_str()), "{file}");
-        let (name, _) = mounted(&pod, "gitlab-runner", MANAGER_CERTS).expect("mounted");
-        assert!(name == CERTS || file.contains("with-certs"), "{name}");
+        assert_eq!(mounted(&pod, "gitlab-runner", TRUST_MOUNT), Some((TRUST.into(), vec![])));
         assert_eq!(variable(&pod, "gitlab-runner", "CI_SERVER_TLS_KEY_FILE"), None, "there is no client key");
         cluster.plane.kubectl(&["delete", "deployment,pod", "--all", "-n", RUNNER_NAMESPACE, "--now"]).await.unwrap();
     }
+}
+
+/// GitLab Runner hands to every job what it is told of: the CAs without any key, and no pair but a client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_private_key_reaches_a_job_whatever_is_in_the_secret() {
+    let (cluster, tool) = registered().await;
+    let mut manager: Value = serde_json::from_slice(
+        &fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/pods/manager-chart-0.86-certs-secret-name.json"
+        ))
+        .unwrap(),
+    )
+    .unwrap();
+    manager["metadata"] = json!({"name": "manager", "labels": manager["metadata"]["labels"]});
+    for account in ["serviceAccountName", "serviceAccount"] {
+        manager["spec"].as_object_mut().unwrap().remove(account);
+    }
+    for (name, flaw) in [
+        ("ca-with-its-private-key", None),
+        ("certificate-of-a-host-with-its-private-key", None),
+        ("client-certificate-under-another-key", None),
+        ("secret-of-a-cert-manager-ca", Some("tls.crt is the certificate of a CA")),
+        ("client-key-with-a-passphrase", Some("tls.key has a passphrase")),
+    ] {
+        let _ = cluster.secrets(RUNNER_NAMESPACE).delete(CERTS, &DeleteParams::default()).await;
+        wait::until("the former bundle goes", || async {
+            let maps: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), RUNNER_NAMESPACE);
+            maps.get_opt(TRUST).await.unwrap().is_none().then_some(())
+        })
+        .await;
+        let certs: Secret = serde_json::from_value(fixture(&format!("certs/{name}.json")).remove(0)).unwrap();
+        cluster.secrets(RUNNER_NAMESPACE).create(&PostParams::default(), &certs).await.unwrap();
+        let (pod, warnings) = wait::until("the manager pod gets the CA", || async {
+            let (pod, warnings) = create_pod(&cluster, RUNNER_NAMESPACE, &manager, true).await.unwrap();
+            mounted(&pod, "gitlab-runner", TRUST_MOUNT).is_some().then_some((pod, warnings))
+        })
+        .await;
+        let of = |variable_name| variable(&pod, "gitlab-runner", variable_name);
+        assert_eq!(of("CI_SERVER_TLS_CA_FILE"), Some("/etc/gitlab-runner-webhook/trust/ca.crt"), "{name}");
+        assert!(of("CI_SERVER_TLS_CERT_FILE").is_none() && of("CI_SERVER_TLS_KEY_FILE").is_none(), "{name}");
+        let ours = pod.spec.as_ref().unwrap().volumes.iter().flatten();
+        assert!(!ours.clone().any(|volume| volume.name == "gitlab-runner-webhook-certs"), "{name}");
+        let told = |words: &str| warnings.iter().any(|warning| warning.contains(words));
+        assert!(flaw.is_none_or(|flaw| told(flaw) && told("gitlab-runner-webhook: pod manager: ")), "{warnings:?}");
+        if let Some(flaw) = flaw {
+            let line = tool
+                .logged("the flaw", |line| {
+                    line["state"] == "client-pair-unusable"
+                        && line["detail"].as_str().is_some_and(|it| it.contains(flaw))
+                })
+                .await;
+            assert_eq!(line["level"], "WARN");
+        }
+    }
+    // A client's own is given.
+    let (certificate, key) = client_pair();
+    cluster
+        .put_secret(
+            RUNNER_NAMESPACE,
+            CERTS,
+            &[("ca.crt", &cluster.certificate.ca_pem), ("tls.crt", &certificate), ("tls.key", &key)],
+        )
+        .await;
+    let pod = wait::until("the manager pod gets the pair", || async {
+        let (pod, _) = create_pod(&cluster, RUNNER_NAMESPACE, &manager, true).await.unwrap();
+        variable(&pod, "gitlab-runner", "CI_SERVER_TLS_KEY_FILE").is_some().then_some(pod)
+    })
+    .await;
+    let pair = vec!["tls.crt".to_owned(), "tls.key".to_owned()];
+    assert_eq!(mounted(&pod, "gitlab-runner", "/etc/gitlab-runner-webhook/client"), Some((CERTS.to_owned(), pair)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +271,10 @@ async fn without_certificates_nothing_dangles_and_the_client_is_warned() {
     wait::until("the warning says what is wrong", || async {
         let (pod, warnings) = create_pod(&cluster, RUNNER_NAMESPACE, &job_pod("garbage"), true).await.unwrap();
         assert!(mounted(&pod, "build", JOB_CERTS).is_none());
-        warnings.iter().any(|warning| warning.contains("PEM")).then_some(())
+        warnings
+            .iter()
+            .any(|warning| warning.contains("ca.crt in Secret gitlab-runner/gitlab-runner-certs cannot be read"))
+            .then_some(())
     })
     .await;
 }

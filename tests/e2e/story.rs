@@ -152,7 +152,7 @@ impl<'a> Story<'a> {
         self.cluster.apply(&pods::manager(RUNNER_NAMESPACE, &self.cluster.busybox)?)?;
         let said = self.manager_says(RUNNER_NAMESPACE, "runner-token: first")?;
         ensure!(said.contains("runner-registration-token: registration-first\n"), "it reads {said}");
-        ensure!(said.contains(&format!("CI_SERVER_TLS_CA_FILE: {}/ca.crt\n", names::MOUNT_MANAGER_CERTS)), "{said}");
+        ensure!(said.contains(&format!("CI_SERVER_TLS_CA_FILE: {}/ca.crt\n", names::MOUNT_TRUST)), "{said}");
         ensure!(said.contains(self.company_ca.trim()), "the CA in the pod is not the company's: {said}");
         step.seen("the manager pod runs, has read its token, and has the CA")
     }

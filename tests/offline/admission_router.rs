@@ -11,7 +11,7 @@ use gitlab_runner_webhook::{
     server::{AppState, probe_router, webhook_router},
     snapshot::{SharedSnapshot, Snapshot, SourcePresence},
     telemetry::{health::Health, metrics::Metrics},
-    trust::{BundleFiles, Ca, Certs},
+    trust::{BundleFiles, Certs, ClientPair},
 };
 use http::{Request, Response, StatusCode};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -84,7 +84,7 @@ impl Fixture {
         let patch: Value = patch.map_or(json!([]), |patch| serde_json::from_slice(&patch).unwrap());
         let warnings = response.get("warnings").cloned().unwrap_or(json!([]));
         for warning in warnings.as_array().unwrap() {
-            assert!(warning.as_str().unwrap().chars().count() <= 120);
+            assert!(warning.as_str().unwrap().chars().count() <= 256);
         }
         json!({
             "pod": response["auditAnnotations"]["pod"], "reason": response["auditAnnotations"]["reason"],
@@ -100,7 +100,7 @@ async fn text(response: Response<Body>) -> String {
 
 /// `certsSecretName` with all three keys and the trust bundle that follows, in the namespace `gitlab-runner`.
 fn with_certs() -> Snapshot {
-    let certs = Certs { ca: Ca::Valid, client_pair: true, ..Certs::default() };
+    let certs = Certs { has_ca: true, client_pair: ClientPair::Usable, ..Certs::default() };
     let namespace: NamespaceName = "gitlab-runner".parse().unwrap();
     Snapshot {
         certs: BTreeMap::from([(namespace.clone(), certs)]),
@@ -176,7 +176,7 @@ async fn what_the_watches_publish_is_seen_at_once() {
     assert_eq!(
         decision["warnings"],
         json!([
-            "no CA injected: Secret gitlab-runner/gitlab-runner-certs is missing; create it with ca.crt and retry the job"
+            "gitlab-runner-webhook: pod: no CA injected: Secret gitlab-runner/gitlab-runner-certs is missing; create it with ca.crt and retry the job"
         ])
     );
     fixture.snapshot.publish(with_certs());
@@ -197,7 +197,9 @@ async fn a_namespace_is_warned_about_and_never_changed() {
     );
     assert_eq!(
         response["warnings"],
-        json!(["Secret gitlab/gitlab-gitlab-runner-secret is missing; it is cloned here once it exists"])
+        json!([
+            "gitlab-runner-webhook: namespace: Secret gitlab/gitlab-gitlab-runner-secret is missing; it is cloned here once it exists"
+        ])
     );
 }
 

@@ -49,8 +49,12 @@ impl Certificate {
     /// # Errors
     /// It is no such file.
     pub fn all(pem: &[u8]) -> Result<Vec<Self>, PemError> {
-        let certificates = pem::certificates(pem)?;
-        Ok(certificates.into_iter().filter_map(Self::of).collect())
+        Ok(Self::parsed(pem::certificates(pem)?))
+    }
+
+    /// Each of these, which are DER.
+    pub fn parsed(certificates: Vec<Vec<u8>>) -> Vec<Self> {
+        certificates.into_iter().filter_map(Self::of).collect()
     }
 
     fn of(der: Vec<u8>) -> Option<Self> {

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use gitlab_runner_webhook::{
-    config::{Config, NamespaceName},
+    config::{Config, NamespaceName, PublicRoots},
+    names::{KEY_TLS_CERT, KEY_TLS_KEY},
     pem::PemError,
     sync::{BundleState, SecretState},
-    trust::{Certs, CertsState},
+    trust::{self, Certs, CertsState},
 };
 use k8s_openapi::{
     api::{core::v1::Secret, rbac::v1::PolicyRule},
@@ -151,14 +152,34 @@ pub struct CertsFacts {
     pub state: CertsState,
     /// The certificates in each key that may hold a CA.
     pub files: BTreeMap<String, Result<Vec<Certificate>, PemError>>,
+    /// Those of these keys that hold a private key, too.
+    pub with_key: Vec<String>,
     /// Which of `tls.crt` and `tls.key` are there and not empty.
     pub client: Vec<&'static str>,
 }
 
 impl CertsFacts {
+    /// Looks at the Secret, and forgets what is no certificate.
+    pub fn new(secret: &Secret, roots: PublicRoots) -> Self {
+        let data = secret.data.as_ref();
+        let is_filled = |key: &str| data.and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
+        let read = |value| Ok(Certificate::parsed(trust::read(value)?.certificates));
+        Self {
+            files: trust::ca_keys(data).map(|(key, value)| (key.to_owned(), read(value))).collect(),
+            with_key: trust::Cas::of(data).with_key,
+            client: [KEY_TLS_CERT, KEY_TLS_KEY].into_iter().filter(|key| is_filled(key)).collect(),
+            state: CertsState::new(secret, roots),
+        }
+    }
+
     /// What admission knows of it.
     pub fn certs(&self) -> &Certs {
         &self.state.certs
+    }
+
+    /// All certificates in keys that can be read.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.files.values().flatten().flatten()
     }
 }
 

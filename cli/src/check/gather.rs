@@ -7,11 +7,10 @@ use futures::{StreamExt as _, future::join_all, join, stream};
 use gitlab_runner_webhook::{
     admission::LABEL_JOB,
     config::{Config, NamespaceName, TlsMode},
-    names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KEY_TLS_KEY, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
+    names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
     run::read_config,
     sync::BundleState,
-    trust::{CertsState, bundle::ca_keys},
 };
 use k8s_openapi::{
     api::{
@@ -221,14 +220,7 @@ async fn runner_namespace(
 
 async fn certs(reader: &Reader, config: &Config, namespace: &str) -> Seen<Option<CertsFacts>> {
     let secret: Option<Secret> = reader.get(namespace, config.certs_secret_name.as_str()).await?;
-    let Some(secret) = secret else { return Ok(None) };
-    let data = secret.data.as_ref();
-    let is_filled = |key: &str| data.and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
-    Ok(Some(CertsFacts {
-        files: ca_keys(data).map(|(key, value)| (key.to_owned(), Certificate::all(value))).collect(),
-        client: [KEY_TLS_CERT, KEY_TLS_KEY].into_iter().filter(|key| is_filled(key)).collect(),
-        state: CertsState::new(&secret, config.public_roots),
-    }))
+    Ok(secret.map(|secret| CertsFacts::new(&secret, config.public_roots)))
 }
 
 /// Manager pods, or where there is none, what would make them. Job pods are left out where their label tells.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use gitlab_runner_webhook::{
-    admission::{ContainerView, PodKind, PodView, host, runs_entrypoint, shows},
+    admission::{PodKind, PodView, host, runs_entrypoint},
     config::Config,
-    names::{LABEL_INJECT, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
+    names::{LABEL_INJECT, VOLUME_CERTS},
 };
 use k8s_openapi::jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::json::{at, items};
 
@@ -34,9 +34,6 @@ pub struct Manager {
     pub started: Option<Timestamp>,
     /// Keys of each Secret that its volumes cannot do without; none named: the Secret alone.
     pub demands: BTreeMap<String, Vec<String>>,
-    /// A pod with that mount alone where the runner looks for certificates.
-    shown_certs: Option<Value>,
-    secret: String,
 }
 
 impl Manager {
@@ -59,11 +56,6 @@ impl Manager {
             let elsewhere = || (!at(entry, &["valueFrom"]).is_null()).then(|| FROM_ELSEWHERE.to_owned());
             text(at(entry, &["value"])).or_else(elsewhere)
         };
-        let secret = config.certs_secret_name.to_string();
-        let of_certs = |mount: &&Value| {
-            at(mount, &["mountPath"]).as_str().is_some_and(|path| path.trim_end_matches('/') == MOUNT_MANAGER_CERTS)
-        };
-        let mount = items(at(container, &["volumeMounts"])).find(of_certs).cloned();
         let statuses = items(at(object, &["status", "containerStatuses"]));
         let status = statuses.filter(|status| at(status, &["name"]) == at(container, &["name"])).last();
         let started = status.and_then(|status| at(status, &["state", "running", "startedAt"]).as_str()?.parse().ok());
@@ -76,11 +68,6 @@ impl Manager {
             opted_out: at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false"),
             started,
             demands: demands(pod),
-            shown_certs: mount.map(|mount| {
-                let volumes = at(pod, &["spec", "volumes"]);
-                json!({"spec": {"volumes": volumes, "containers": [{"volumeMounts": [mount]}]}})
-            }),
-            secret,
         })
     }
 
@@ -88,20 +75,6 @@ impl Manager {
     pub fn tls_host(&self) -> Option<&str> {
         let url = self.url.as_deref()?;
         host(url).filter(|_| url.to_ascii_lowercase().starts_with("https://"))
-    }
-
-    /// Whether something is mounted where the runner looks for certificates.
-    pub fn mounts_certs(&self) -> bool {
-        self.shown_certs.is_some()
-    }
-
-    /// Whether the runner finds this key of `certsSecretName` as a file among its certificates.
-    pub fn sees(&self, key: &str) -> bool {
-        let view = self.shown_certs.as_ref().and_then(|pod| PodView::of(pod).ok());
-        view.is_some_and(|pod| {
-            let mut mounts = pod.containers().flat_map(ContainerView::mounts);
-            mounts.any(|mount| shows(&pod, mount, &self.secret, key))
-        })
     }
 }
 
@@ -142,6 +115,8 @@ fn rollout(namespace: &str, deployment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn deployment(path: &str) -> Value {
@@ -162,9 +137,8 @@ mod tests {
         assert_eq!(manager.restart, "kubectl rollout restart deployment/gitlab-runner -n gitlab-runner");
         assert_eq!(manager.demands["gitlab-gitlab-runner-secret"], ["runner-registration-token", "runner-token"]);
         assert!(manager.demands["gitlab-runner-certs"].is_empty() && manager.tls_host().is_none());
-        assert!(manager.sees("gitlab.example.com.crt"));
         let without = Manager::of(&deployment(""), &Config::default()).unwrap();
-        assert!(!without.sees("ca.crt") && !without.demands.contains_key("gitlab-runner-certs"));
+        assert!(!without.demands.contains_key("gitlab-runner-certs"));
     }
 
     #[test]

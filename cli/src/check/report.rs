@@ -63,9 +63,9 @@ checks! {
     Callers = "callers",
     /// Is `certsSecretName` there and readable, and how long do its certificates live?
     Certs = "certs",
-    /// Does the manager pod find in it a CA for the host of `CI_SERVER_URL`?
+    /// Does the manager pod know the CAs in it?
     CertsHost = "certs-host",
-    /// Is the trust bundle for job pods there and current?
+    /// Is the trust bundle there and current?
     TrustBundle = "trust-bundle",
     /// Does the `ServiceAccount` have each right that it needs, and no other?
     Rights = "rights",

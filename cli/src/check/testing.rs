@@ -1,9 +1,6 @@
 //! Facts for tables: a cluster in which all is well. PURE.
 
-use gitlab_runner_webhook::{
-    config::Config,
-    trust::{CertsState, bundle::ca_keys},
-};
+use gitlab_runner_webhook::config::Config;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Value, json};
 
@@ -55,13 +52,7 @@ pub(super) const TOKEN: [(&str, &str); 2] = [("runner-token", "glrt-canary"), ("
 
 /// `certsSecretName` with this data.
 pub(super) fn certs(data: &[(&str, &str)]) -> CertsFacts {
-    let secret = secret("gitlab-runner", data);
-    let of_client = |key: &&&str| data.iter().any(|(there, value)| there == *key && !value.is_empty());
-    CertsFacts {
-        files: ca_keys(secret.data.as_ref()).map(|(key, value)| (key.to_owned(), Certificate::all(value))).collect(),
-        client: ["tls.crt", "tls.key"].iter().filter(of_client).copied().collect(),
-        state: CertsState::new(&secret, gitlab_runner_webhook::config::PublicRoots::None),
-    }
+    CertsFacts::new(&secret("gitlab-runner", data), gitlab_runner_webhook::config::PublicRoots::None)
 }
 
 /// A manager pod of the chart, for this `CI_SERVER_URL`, with a `CI_SERVER_TLS_CA_FILE`.
@@ -90,7 +81,7 @@ pub(super) fn manager(url: &str, ca_file: Option<&str>) -> Manager {
     Manager::of(&pod, &Config::default()).unwrap()
 }
 
-pub(super) const MOUNTED: &str = "/home/gitlab-runner/.gitlab-runner/certs/ca.crt";
+pub(super) const INJECTED: &str = "/etc/gitlab-runner-webhook/trust/ca.crt";
 
 /// All is well.
 pub(super) fn facts(config: &Config) -> Facts {

@@ -2,10 +2,8 @@
 
 use gitlab_runner_webhook::{
     config::{Config, NamespaceName},
-    names::{CONFIGMAP_TRUST, KEY_CA, MOUNT_MANAGER_CERTS},
-    trust::Ca,
+    names::{CONFIGMAP_TRUST, KEY_CA, MOUNT_MANAGER_CERTS, MOUNT_TRUST},
 };
-use k8s_openapi::jiff::Timestamp;
 
 use super::{
     certificate::{Age, Certificate},
@@ -23,7 +21,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     active
         .flat_map(|namespace| {
             let mut findings = vec![certs(namespace, facts, config)];
-            findings.extend(hosts(namespace, facts.now, config));
+            findings.extend(hosts(namespace, config));
             findings.extend(bundle(namespace, facts, config));
             findings
         })
@@ -40,13 +38,10 @@ fn certs(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding
     let unreadable = found.files.iter().find_map(|(key, file)| Some((key, file.as_ref().err()?)));
     if let Some((key, problem)) = unreadable {
         return Finding::fault(Check::Certs, subject, format!("key {key} is of no use: {problem}"))
-            .impact("Nothing is injected from it, and the trust bundle stays as it was. It must be PEM, not DER.")
-            .remediation(format!(
-                "openssl x509 -inform der -in company-ca.der -out company-ca.pem   # if it is DER\n{}",
-                put(config, namespace, key)
-            ));
+            .impact("The trust bundle stays as it was. PEM, DER and PKCS #7 are read; half a file is not.")
+            .remediation(put(config, namespace, key));
     }
-    if !found.certs().has_ca() {
+    if !found.certs().has_ca && found.state.bundle.problem().is_none() {
         return Finding::fault(Check::Certs, subject, "there is no CA certificate in it")
             .impact(WITHOUT_CA)
             .remediation(put(config, namespace, KEY_CA));
@@ -55,6 +50,9 @@ fn certs(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding
         return Finding::fault(Check::Certs, subject, problem)
             .impact(WITHOUT_CA)
             .remediation("Remove what is not needed.");
+    }
+    if let Some(warning) = unused(found, &subject, config) {
+        return warning;
     }
     let ages = ages(found, facts, subject.clone(), namespace, config);
     match found.client.as_slice() {
@@ -65,6 +63,25 @@ fn certs(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Finding
         }
         _ => ages,
     }
+}
+
+/// What is in it and not used, or used by more than it should be.
+fn unused(found: &CertsFacts, subject: &str, config: &Config) -> Option<Finding> {
+    let warning = |what: String| Finding::warning(Check::Certs, subject.to_owned(), what);
+    if let Some((_, remark)) = found.state.remark(&config.inject) {
+        let finding = warning(remark).impact(
+            "What is left out would keep programs from reading the rest; the runner hands its key to every job.",
+        );
+        return Some(finding.remediation(
+            "Put a CA certificate that OpenSSL reads in its place; a client's certificate, and its key without a \
+             passphrase, into tls.crt and tls.key.",
+        ));
+    }
+    found.with_key.first().map(|key| {
+        warning(format!("key {key} holds a private key beside the certificate"))
+            .impact("Nobody gets it from this program; where the chart mounts the Secret, the manager pod sees it.")
+            .remediation(format!("Take the private key out of {key}: no client needs the key of a CA."))
+    })
 }
 
 /// Where `certsSecretName` is kept by hand: a clone would be restored.
@@ -108,8 +125,7 @@ fn absent(namespace: &RunnerNamespace, config: &Config, subject: String) -> Find
 
 fn ages(found: &CertsFacts, facts: &Facts, subject: String, namespace: &RunnerNamespace, config: &Config) -> Finding {
     let put = |key: &str| put(config, namespace, key);
-    let certificates: Vec<&Certificate> =
-        found.files.values().filter_map(|file| file.as_ref().ok()).flatten().collect();
+    let certificates: Vec<&Certificate> = found.certificates().collect();
     let of_age = |age: Age| certificates.iter().filter(move |each| each.age(facts.now) == age);
     let told = |each: &Certificate| format!("{}, valid {}", each.subject, each.until(facts.now));
     let expired = of_age(Age::Expired).next().or(of_age(Age::Early).next());
@@ -138,86 +154,61 @@ fn ages(found: &CertsFacts, facts: &Facts, subject: String, namespace: &RunnerNa
     }
 }
 
-/// Which CA the runner uses for its GitLab. The certificate of GitLab itself is not fetched: whoever runs the check
-/// may not reach what the runner reaches.
-fn hosts(namespace: &RunnerNamespace, now: Timestamp, config: &Config) -> Vec<Finding> {
+/// Whether the runner knows the CAs. The certificate of GitLab itself is not fetched: whoever runs the check may not reach
+/// what the runner reaches.
+fn hosts(namespace: &RunnerNamespace, config: &Config) -> Vec<Finding> {
     let (Ok(Some(found)), Ok(managers)) = (&namespace.certs, &namespace.managers) else { return Vec::new() };
-    if !found.certs().has_ca() || found.files.values().any(Result::is_err) {
+    if !found.certs().has_ca || found.files.values().any(Result::is_err) {
         return Vec::new();
     }
-    managers.iter().map(|manager| host(manager, found, now, config, namespace)).collect()
+    managers.iter().map(|manager| host(manager, found, config, namespace)).collect()
 }
 
-fn host(
-    manager: &Manager,
-    found: &CertsFacts,
-    now: Timestamp,
-    config: &Config,
-    namespace: &RunnerNamespace,
-) -> Finding {
+fn host(manager: &Manager, found: &CertsFacts, config: &Config, namespace: &RunnerNamespace) -> Finding {
     let subject = manager.shown.as_str();
     let Some(host) = manager.tls_host() else {
         let url = manager.url.as_deref().unwrap_or("not set");
         return Finding::ok(Check::CertsHost, subject, format!("needs no CA: CI_SERVER_URL is {}", without_user(url)));
     };
-    if manager.mounts_certs() && !found.files.keys().any(|key| manager.sees(key)) {
-        return Finding::ok(Check::CertsHost, subject, "mounts certificates of its own where the runner looks");
-    }
-    let own = format!("{host}.crt");
-    let file = manager.ca_file.as_deref();
-    let key = match file.map(|file| file.strip_prefix(MOUNT_MANAGER_CERTS).and_then(|rest| rest.strip_prefix('/'))) {
-        Some(None) => return Finding::ok(Check::CertsHost, subject, "has a CI_SERVER_TLS_CA_FILE of its own"),
-        Some(Some(key)) => key,
+    match manager.ca_file.as_deref() {
+        Some(file) if file.starts_with(MOUNT_TRUST) => {}
+        Some(file) => return own_file(manager, file, found),
         // What is injected into its pods, nobody sees on a Deployment.
         None if !manager.is_pod => return Finding::ok(Check::CertsHost, subject, "has no pod yet"),
-        None if found.files.contains_key(&own) && manager.sees(&own) => &own,
         None => return no_ca(manager, host, found, config, namespace),
-    };
-    let Some(Ok(certificates)) = found.files.get(key) else {
-        return Finding::fault(
-            Check::CertsHost,
-            subject,
-            format!("reads {key}, which {} has not", config.certs_secret_name),
-        )
-        .impact(format!("The runner ignores a file that is missing. {WITHOUT_CA}"))
-        .remediation(&*manager.restart);
-    };
-    let is_valid = |each: &Certificate| matches!(each.age(now), Age::Valid | Age::Late);
-    // That nothing in the Secret is valid is said of the Secret.
-    let is_other_valid = found.files.values().flatten().flatten().any(is_valid);
-    if is_other_valid && !certificates.iter().any(is_valid) {
-        let until = certificates.first().map(|each| each.until(now)).unwrap_or_default();
-        return Finding::fault(
-            Check::CertsHost,
-            subject,
-            format!("reads {key} for {host}, and that is not valid: {until}"),
-        )
-        .impact(WITHOUT_CA)
-        .remediation(put(config, namespace, key));
     }
-    let leaf = certificates.iter().find(|each| !each.is_ca && !each.names.is_empty());
-    if let Some(leaf) = leaf.filter(|leaf| !leaf.is_for(host) && !certificates.iter().any(|each| each.is_ca)) {
-        let what = format!("{key} holds a certificate for {}, and CI_SERVER_URL names {host}", leaf.names.join(", "));
+    let is_ca = |each: &&Certificate| each.is_ca;
+    let leaf = found.certificates().find(|each| !each.is_ca && !each.names.is_empty());
+    if let Some(leaf) = leaf.filter(|leaf| !leaf.is_for(host) && found.certificates().find(is_ca).is_none()) {
+        let names = leaf.names.join(", ");
+        let what = format!("knows only the certificate of a server, for {names}, and CI_SERVER_URL names {host}");
         return Finding::fault(Check::CertsHost, subject, what)
-            .impact(format!(
-                "It is a server's certificate, no CA, so it is trusted for its own names only. {WITHOUT_CA}"
-            ))
+            .impact(format!("It is no CA, so it is trusted for its own names only. {WITHOUT_CA}"))
             .remediation(format!("Put the CA that issued the certificate of {host} into key {KEY_CA}."));
     }
-    let what = format!("reads {key} for {host}; whether it issued GitLab's certificate cannot be seen from here");
+    let what =
+        format!("trusts them for {host}; whether one of them issued GitLab's certificate cannot be seen from here");
     Finding::ok(Check::CertsHost, subject, what)
 }
 
+/// The runner hands the file of its variable to every job, as it is.
+fn own_file(manager: &Manager, file: &str, found: &CertsFacts) -> Finding {
+    let key = file.strip_prefix(MOUNT_MANAGER_CERTS).and_then(|rest| rest.strip_prefix('/'));
+    if let Some(key) = key.filter(|key| found.with_key.iter().any(|with_key| with_key == key)) {
+        let what = format!("hands key {key} of the Secret to every job, and a private key is in it");
+        return Finding::fault(Check::CertsHost, manager.shown.as_str(), what)
+            .impact("Whoever runs a job can read that key.")
+            .remediation(format!(
+                "Replace the key and its certificate, and leave CI_SERVER_TLS_CA_FILE out: it is injected.\n{}",
+                manager.restart
+            ));
+    }
+    Finding::ok(Check::CertsHost, manager.shown.as_str(), "has a CI_SERVER_TLS_CA_FILE of its own")
+}
+
 fn no_ca(manager: &Manager, host: &str, found: &CertsFacts, config: &Config, namespace: &RunnerNamespace) -> Finding {
-    let secret = &config.certs_secret_name;
-    let keys: Vec<_> = found.files.keys().map(String::as_str).collect();
-    let certs = found.certs();
-    let what = format!(
-        "finds no CA for {host}: CI_SERVER_TLS_CA_FILE is not set, and of {secret} it could use only {host}.crt, not {}",
-        keys.join(", ")
-    );
-    let can_inject = certs.ca == Ca::Valid || certs.other_cas.len() == 1;
-    if config.inject.manager && !namespace.opted_out && !manager.opted_out && can_inject {
+    let what = format!("knows no CA for {host}: CI_SERVER_TLS_CA_FILE is not set");
+    if config.inject.manager && !namespace.opted_out && !manager.opted_out {
         // It came before the certificates, or while the program was away.
         let remediation =
             format!("The variable is set when the pod is created: let it come anew.\n{}", manager.restart);
@@ -225,11 +216,16 @@ fn no_ca(manager: &Manager, host: &str, found: &CertsFacts, config: &Config, nam
             .impact(WITHOUT_CA)
             .remediation(remediation);
     }
+    let own = format!("{host}.crt");
+    if found.files.contains_key(&own) {
+        let what = format!("nothing is injected; mounted by the chart, the runner finds {own} itself, but not as root");
+        return Finding::ok(Check::CertsHost, manager.shown.as_str(), what);
+    }
     Finding::warning(Check::CertsHost, manager.shown.as_str(), what)
         .impact(format!("{WITHOUT_CA} It is not needed where a public CA issued the certificate."))
         .remediation(format!(
-            "Give the CA the name that the runner looks for, {KEY_CA} or {host}.crt:\n{}\n{}",
-            put(config, namespace, &format!("{host}.crt")),
+            "Let the CA be injected, or give it the name that the runner looks for:\n{}\n{}",
+            put(config, namespace, &own),
             manager.restart
         ))
 }
@@ -243,13 +239,15 @@ fn without_user(url: &str) -> String {
 
 fn bundle(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Option<Finding> {
     let subject = format!("{}/{CONFIGMAP_TRUST}", namespace.name);
-    let wanted = match (&namespace.certs, config.inject.jobs || config.inject.services) {
+    let wanted = match (&namespace.certs, config.inject.jobs || config.inject.services || config.inject.manager) {
         (Ok(Some(found)), true) if found.state.bundle.is_some() => &found.state.bundle,
         _ => return None,
     };
     let fault = |what: &str| {
         Finding::fault(Check::TrustBundle, subject.clone(), what)
-            .impact("Job pods mount it: without it, or with an old one, jobs do not trust the CAs of today.")
+            .impact(
+                "Runner pods mount it: without it, or with an old one, runner and jobs do not trust the CAs of today.",
+            )
             .remediation(look_at_the_program(facts))
     };
     Some(match &namespace.trust {

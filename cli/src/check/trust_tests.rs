@@ -2,7 +2,7 @@
 
 use super::super::{
     certificate::tests::pem,
-    testing::{MOUNTED, assert_only, bad, certs, facts, manager, unseen},
+    testing::{INJECTED, assert_only, bad, certs, facts, manager, unseen},
 };
 use super::*;
 
@@ -10,11 +10,11 @@ const URL: &str = "https://gitlab.example.com";
 
 /// With these certificates, and this manager pod. The trust bundle is left out.
 fn judged(found: Option<CertsFacts>, manager: Option<Manager>) -> Vec<Finding> {
-    let config = Config::from_yaml("certs: {inject: {jobs: false}}").unwrap();
+    let config = Config::default();
     let mut facts = facts(&config);
     facts.namespaces[0].certs = Ok(found);
     facts.namespaces[0].managers = Ok(manager.into_iter().collect());
-    judge(&facts, &config)
+    judge(&facts, &config).into_iter().filter(|finding| finding.check != Check::TrustBundle).collect()
 }
 
 #[test]
@@ -36,8 +36,9 @@ fn needed_or_not() {
 fn readable_and_valid() {
     let (valid, expired, late) = (pem(&[], (-9, 200)), pem(&[], (-9, -1)), pem(&[], (-300, 9)));
     let both = format!("{valid}{expired}");
+    let with_key = format!("{valid}-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n");
     for (data, expected) in [
-        (vec![("ca.crt", "canary")], "fault certs: key ca.crt is of no use: it is not PEM"),
+        (vec![("ca.crt", "canary")], "fault certs: key ca.crt is of no use: it holds no certificate"),
         (vec![("ca.crt", &*valid), ("x.pem", "canary")], "fault certs: key x.pem"),
         (vec![("ca.crt", "")], "fault certs: there is no CA certificate in it"),
         (vec![("other", "canary")], "fault certs: there is no CA certificate in it"),
@@ -46,6 +47,11 @@ fn readable_and_valid() {
         (vec![("ca.crt", &*late)], "warning certs: one is about to end"),
         (vec![("ca.crt", &*valid), ("tls.key", "canary")], "warning certs: has tls.key, and not its other half"),
         (vec![("ca.crt", &*expired), ("tls.key", "canary")], "fault certs: no certificate in it is valid"),
+        (vec![("ca.crt", &*with_key)], "warning certs: key ca.crt holds a private key"),
+        (
+            vec![("ca.crt", &*valid), ("tls.crt", &*valid), ("tls.key", "canary")],
+            "warning certs: no client certificate for the runner: tls.crt is the certificate of a CA",
+        ),
     ] {
         let findings = judged(Some(certs(&data)), None);
         assert_only(&findings, expected);
@@ -54,69 +60,58 @@ fn readable_and_valid() {
 }
 
 #[test]
-fn the_file_that_the_runner_reads() {
+fn what_the_runner_is_told_of() {
     let (ca, leaf, other) =
         (pem(&[], (-9, 200)), pem(&["gitlab.example.com"], (-9, 200)), pem(&["other.example.com"], (-9, 200)));
     let host = "gitlab.example.com.crt";
-    let own = Some("/etc/ssl/own.pem");
+    let key = "-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n";
+    let raw = |key: &str| Some(format!("/home/gitlab-runner/.gitlab-runner/certs/{key}"));
+    let injected = || Some(INJECTED.to_owned());
     for (data, ca_file) in [
-        (vec![("ca.crt", &*ca)], Some(MOUNTED)),
-        (vec![("ca.crt", &*ca)], own),
-        (vec![(host, &*ca)], None),
-        (vec![(host, &*leaf)], None),
+        (vec![("ca.crt", &*ca)], injected()),
+        (vec![("ca.crt", &*ca)], Some("/etc/ssl/own.pem".to_owned())),
+        (vec![("ca.crt", &*ca)], raw("ca.crt")),
+        (vec![(host, &*leaf)], injected()),
+        (vec![(host, &*other), ("ca.crt", &*ca)], injected()),
     ] {
-        let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file)));
+        let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file.as_deref())));
         assert_eq!(bad(&findings), [""; 0], "{ca_file:?}");
     }
-    let expired = pem(&[], (-9, -1));
     for (data, ca_file, expected, remediation) in [
-        (
-            vec![(host, &*ca)],
-            Some(MOUNTED),
-            "fault certs-host: reads ca.crt, which gitlab-runner-certs has not",
-            "kubectl delete pod/manager",
-        ),
         // It was created before its certificates.
         (
             vec![("ca.crt", &*ca)],
             None,
-            "fault certs-host: finds no CA for gitlab.example.com",
+            "fault certs-host: knows no CA for gitlab.example.com",
             "kubectl delete pod/manager",
         ),
         (
-            vec![("a.crt", &*ca), ("b.crt", &*ca)],
-            None,
-            "warning certs-host: finds no CA for gitlab.example.com",
-            "gitlab.example.com.crt",
-        ),
-        (
             vec![(host, &*other)],
-            None,
-            "fault certs-host: gitlab.example.com.crt holds a certificate for other.example.com",
+            injected(),
+            "fault certs-host: knows only the certificate of a server, for other.example.com",
             "key ca.crt",
         ),
     ] {
-        let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file)));
+        let findings = judged(Some(certs(&data)), Some(manager(URL, ca_file.as_deref())));
         assert_only(&findings, expected);
         assert!(findings.iter().any(|finding| finding.remediation.contains(remediation)), "{findings:?}");
     }
-    // A valid one beside it is no help to who reads the other.
-    let beside = judged(Some(certs(&[("ca.crt", &expired), ("b.crt", &ca)])), Some(manager(URL, Some(MOUNTED))));
-    assert!(
-        bad(&beside)
-            .iter()
-            .any(|told| told.starts_with("fault certs-host: reads ca.crt for gitlab.example.com, and that")),
-        "{beside:?}"
-    );
+    // What the user's own variable names is handed to jobs as it is.
+    let combined = format!("{ca}{key}");
+    let findings = judged(Some(certs(&[(host, &combined)])), Some(manager(URL, raw(host).as_deref())));
+    let told =
+        "fault certs-host: hands key gitlab.example.com.crt of the Secret to every job, and a private key is in it";
+    assert!(bad(&findings).contains(&told.to_owned()), "{findings:?}");
     let mut by_label = manager(URL, None);
     by_label.opted_out = true;
-    assert_only(&judged(Some(certs(&[("ca.crt", &ca)])), Some(by_label)), "warning certs-host: finds no CA");
+    assert_only(&judged(Some(certs(&[("ca.crt", &ca)])), Some(by_label.clone())), "warning certs-host: knows no CA");
+    assert_eq!(bad(&judged(Some(certs(&[(host, &ca)])), Some(by_label))), [""; 0]);
     let config = Config::default();
     let mut facts = facts(&config);
     facts.namespaces[0].certs = Ok(Some(certs(&[("ca.crt", &ca)])));
     facts.namespaces[0].managers = Ok(vec![manager(URL, None)]);
     facts.namespaces[0].opted_out = true;
-    let findings = hosts(&facts.namespaces[0], facts.now, &config);
+    let findings = hosts(&facts.namespaces[0], &config);
     assert!(findings[0].remediation.contains("gitlab.example.com.crt"), "nothing is injected there: {findings:?}");
     let plain = judged(Some(certs(&[("ca.crt", &ca)])), Some(manager("http://user:canary@gitlab:8181", None)));
     assert_eq!(bad(&plain), [""; 0]);

@@ -4,17 +4,17 @@
 //! either *add* the file of a variable to what they trust, or have it *replace* that; the latter only ever get the file
 //! with the public roots in it. Init containers have images and duties of their own, and are left alone.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Additions, Obstacle, has_name, is_of_mesh, may_add_volume, mount, variable};
+use super::{Additions, Obstacle, Volume, has_name, is_of_mesh, trust_volume, variable};
 use crate::{
     admission::{
         kind::BUILD,
-        pod::{MountPlace, volume},
-        pod_view::{ContainerView, MountView, PodView, VolumeView},
+        pod::MountPlace,
+        pod_view::{ContainerView, PodView},
     },
     config::{Config, PublicRoots},
-    names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
+    names::{KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST},
     trust::BundleFiles,
 };
 
@@ -58,21 +58,10 @@ impl super::Injector for JobInjector<'_> {
 
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {
         let mut additions = Additions::default();
-        match MountPlace::of(pod, container, MOUNT_TRUST) {
-            MountPlace::Free => {
-                may_add_volume(pod, VOLUME_TRUST, is_ours)?;
-                additions.mounts.push(mount(VOLUME_TRUST, MOUNT_TRUST));
-            }
-            MountPlace::Mounted { mount } if shows_trust(pod, mount) => {}
-            MountPlace::Mounted { .. } | MountPlace::Below => {
-                return Err(Obstacle::ForeignMount("something else is mounted where the trust bundle would be"));
-            }
-            MountPlace::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
-        }
+        trust_volume::mount(pod, container, &mut additions)?;
         // GitLab's documentation tells users to mount their own certificates there.
         if MountPlace::of(pod, container, MOUNT_JOB_CERTS) == MountPlace::Free {
-            may_add_volume(pod, VOLUME_TRUST, is_ours)?;
-            additions.mounts.push(mount(VOLUME_TRUST, MOUNT_JOB_CERTS));
+            trust_volume::mount_at(pod, MOUNT_JOB_CERTS, &mut additions)?;
         }
         for (name, value) in &self.variables {
             if *name == GIT_VARIABLE && has_name(container, &[HELPER]) {
@@ -89,21 +78,7 @@ impl super::Injector for JobInjector<'_> {
         Ok(additions)
     }
 
-    fn volume_name(&self) -> &'static str {
-        VOLUME_TRUST
+    fn volumes(&self) -> Vec<Volume> {
+        vec![trust_volume::definition()]
     }
-
-    fn volume(&self) -> Value {
-        // Optional: were it deleted in this very moment, the job would still start.
-        json!({"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}})
-    }
-}
-
-fn shows_trust(pod: &PodView<'_>, mount: &MountView<'_>) -> bool {
-    &*mount.name == VOLUME_TRUST && !mount.is_partial() && volume(pod, VOLUME_TRUST).is_some_and(is_ours)
-}
-
-/// A volume that shows something else, or not all of it, is not ours: a variable could dangle.
-fn is_ours(volume: &VolumeView<'_>) -> bool {
-    volume.config_map.as_ref().is_some_and(|source| &*source.name == CONFIGMAP_TRUST && source.items.is_empty())
 }

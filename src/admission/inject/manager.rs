@@ -1,35 +1,30 @@
-//! What manager pods get: `certsSecretName` where the runner chart mounts it, and the variables that gitlab-runner
+//! What manager pods get: the trust bundle, and perhaps a client's certificate, by the variables that gitlab-runner
 //! reads. PURE.
 //!
-//! gitlab-runner trusts the file of `CI_SERVER_TLS_CA_FILE`; without that, `<host of CI_SERVER_URL>.crt` among its
-//! certificates, if there is one (`network/client.go`). Hence:
+//! gitlab-runner trusts the file of `CI_SERVER_TLS_CA_FILE` beside what its image trusts, and hands the file as it is to
+//! every job; without that variable it looks for `<host>.crt` among its certificates, and hands on that
+//! (`network/client.go`, `shells/abstract.go`). So it is told of `ca.crt` of the trust bundle in any case: every private
+//! CA, whatever the runner's user, home or hosts are, in a form that it reads, and never a key. It reads the file anew
+//! when that changes.
 //!
-//! | the Secret has | variable |
-//! |---|---|
-//! | `ca.crt` | that file, whatever else there is |
-//! | `<host>.crt` | none: the runner finds it |
-//! | one other key with CAs | that file |
-//! | several others | none, and a warning: the variable takes one file |
-//!
-//! Keys with CAs are mounted in any case, for a manager with runners on several hosts. `tls.crt` and `tls.key` follow
-//! when both are there and the configuration allows it; no other key of the Secret ever does.
+//! `tls.crt` and `tls.key` come from `certsSecretName` itself, for no key is ever copied, and only as a pair that is a
+//! client's. No other key of the Secret is mounted.
 
 use serde_json::{Value, json};
 
-use super::{Additions, Obstacle, is_of_mesh, may_add_volume, mount, variable};
+use super::{Additions, Obstacle, Volume, is_of_mesh, may_add_volume, trust_volume, variable};
 use crate::{
     admission::{
         decision::Warning,
         kind::runs_entrypoint,
         pod::{MountPlace, shows},
-        pod_view::{ContainerView, MountView, PodView, VolumeView},
+        pod_view::{ContainerView, PodView, VolumeView},
     },
     config::Config,
-    names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_MANAGER_CERTS, VOLUME_CERTS},
-    trust::{Ca, Certs},
+    names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_CLIENT, MOUNT_TRUST, VOLUME_CERTS},
+    trust::{Certs, ClientPair, PairFlaw},
 };
 
-const URL_VARIABLE: &str = "CI_SERVER_URL";
 const CA_VARIABLE: &str = "CI_SERVER_TLS_CA_FILE";
 /// One is of no use without the other.
 const CLIENT_PAIR: [(&str, &str); 2] =
@@ -37,70 +32,71 @@ const CLIENT_PAIR: [(&str, &str); 2] =
 
 pub(super) struct ManagerInjector<'a> {
     secret: &'a str,
-    /// Keys of the Secret with CAs, `ca.crt` first.
-    cas: Vec<String>,
     client_pair: bool,
-}
-
-/// How the runner gets at its CA.
-enum CertsSource<'a> {
-    /// It is told by a variable.
-    Variable(&'a str),
-    /// It looks for `<host>.crt` itself.
-    Host(&'a str),
+    /// What is said of a pair that is there and not given.
+    flaw: Option<PairFlaw>,
 }
 
 impl<'a> ManagerInjector<'a> {
-    pub(super) fn new(certs: &Certs, config: &'a Config) -> Self {
-        let ca = (certs.ca == Ca::Valid).then(|| KEY_CA.to_owned());
-        Self {
-            secret: config.certs_secret_name.as_str(),
-            cas: ca.into_iter().chain(certs.other_cas.iter().cloned()).collect(),
-            client_pair: certs.client_pair && config.inject.client_certificate,
-        }
+    /// `certs`: `certsSecretName`, where it is known.
+    pub(super) fn new(certs: Option<&Certs>, config: &'a Config) -> Self {
+        let pair = certs.map(|certs| certs.client_pair).filter(|_| config.inject.client_certificate);
+        let pair = pair.unwrap_or_default();
+        Self { secret: config.certs_secret_name.as_str(), client_pair: pair == ClientPair::Usable, flaw: pair.flaw() }
     }
 
-    fn source(&self, container: &ContainerView<'_>) -> Result<CertsSource<'_>, Obstacle> {
-        let of_host = || {
-            let key = format!("{}.crt", host(&variable(container, URL_VARIABLE)?.value)?);
-            self.cas.iter().map(String::as_str).find(|ca| *ca == key)
-        };
-        match self.cas.as_slice() {
-            [first, ..] if first == KEY_CA => Ok(CertsSource::Variable(first)),
-            cas => match (of_host(), cas) {
-                (Some(key), _) => Ok(CertsSource::Host(key)),
-                (None, [only]) => Ok(CertsSource::Variable(only)),
-                (None, _) => Err(Obstacle::Blocked("its Secret has neither ca.crt nor <host>.crt, but several others")),
-            },
-        }
-    }
-
-    /// Sets variables that belong together, unless the user set one of them.
-    fn set(&self, container: &ContainerView<'_>, variables: &[(&str, &str)], additions: &mut Additions) {
-        let file = |key: &str| format!("{MOUNT_MANAGER_CERTS}/{key}");
-        let is_of_user =
-            |(name, key): &&(&str, &str)| variable(container, name).is_some_and(|former| *former.value != *file(key));
-        let of_user: Vec<String> = variables.iter().filter(is_of_user).map(|(name, _)| (*name).to_owned()).collect();
+    fn add_client_pair(
+        &self,
+        pod: &PodView<'_>,
+        container: &ContainerView<'_>,
+        additions: &mut Additions,
+    ) -> Result<(), Obstacle> {
+        let pair = CLIENT_PAIR.map(|(name, key)| (name, format!("{MOUNT_CLIENT}/{key}")));
+        let of_user =
+            pair.iter().filter(|(name, file)| variable(container, name).is_some_and(|former| *former.value != **file));
+        let of_user: Vec<String> = of_user.map(|(name, _)| (*name).to_owned()).collect();
         if !of_user.is_empty() {
             additions.kept.extend(of_user);
-            return;
+            return Ok(());
         }
-        let missing = variables.iter().filter(|(name, _)| variable(container, name).is_none());
-        let added: Vec<Value> = missing.map(|(name, key)| json!({"name": name, "value": file(key)})).collect();
-        if !added.is_empty() && variables == CLIENT_PAIR {
+        match MountPlace::of(pod, container, MOUNT_CLIENT) {
+            MountPlace::Free => {
+                may_add_volume(pod, VOLUME_CERTS, |volume| self.is_ours(volume))?;
+                additions.mount(VOLUME_CERTS, MOUNT_CLIENT);
+            }
+            MountPlace::Mounted { mount } if CLIENT_PAIR.iter().all(|(_, key)| shows(pod, mount, self.secret, key)) => {
+            }
+            MountPlace::Mounted { .. } | MountPlace::Below => {
+                return Err(Obstacle::ForeignMount(
+                    "something else is mounted where the client's certificate would be",
+                ));
+            }
+            MountPlace::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
+        }
+        let missing: Vec<_> = pair.iter().filter(|(name, _)| variable(container, name).is_none()).collect();
+        if !missing.is_empty() {
             additions.warnings.push(Warning::new(format!(
                 "CI jobs receive tls.key of Secret {}; certs.inject.clientCertificate: false stops that",
                 self.secret
             )));
         }
-        additions.variables.extend(added);
+        additions.variables.extend(missing.into_iter().map(|(name, file)| json!({"name": name, "value": file})));
+        Ok(())
     }
 
     /// A volume of our name that shows keys of another Secret, or keys under other names, is not ours.
     fn is_ours(&self, volume: &VolumeView<'_>) -> bool {
         volume.secret.as_ref().is_some_and(|source| {
-            let is_same = !source.items.is_empty() && source.items.iter().all(|item| item.key == item.path);
-            is_same && &*source.name == self.secret
+            let shows = |key: &str| source.items.iter().any(|item| &*item.key == key && &*item.path == key);
+            &*source.name == self.secret && CLIENT_PAIR.iter().all(|(_, key)| shows(key))
+        })
+    }
+
+    fn volume_of_pair(&self) -> Value {
+        let items = CLIENT_PAIR.map(|(_, key)| json!({"key": key, "path": key}));
+        json!({
+            "name": VOLUME_CERTS,
+            "secret": {"secretName": self.secret, "items": items, "optional": true},
         })
     }
 }
@@ -111,54 +107,25 @@ impl super::Injector for ManagerInjector<'_> {
     }
 
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {
-        let source = self.source(container)?;
-        let (CertsSource::Variable(key) | CertsSource::Host(key)) = source;
-        let ours = MountView { name: VOLUME_CERTS.into(), ..MountView::default() };
-        let (mut additions, mut shown_by) = (Additions::default(), None);
-        match MountPlace::of(pod, container, MOUNT_MANAGER_CERTS) {
-            MountPlace::Free => {
-                if !may_add_volume(pod, VOLUME_CERTS, |volume| self.is_ours(volume))? {
-                    shown_by = Some(&ours);
-                }
-                additions.mounts.push(mount(VOLUME_CERTS, MOUNT_MANAGER_CERTS));
-            }
-            MountPlace::Mounted { mount } if shows(pod, mount, self.secret, key) => shown_by = Some(mount),
-            MountPlace::Mounted { .. } | MountPlace::Below => return Err(Obstacle::ForeignMount("")),
-            MountPlace::Within => return Err(Obstacle::Blocked("the mount would lie within another volume")),
+        let mut additions = Additions::default();
+        trust_volume::mount(pod, container, &mut additions)?;
+        additions.set(container, CA_VARIABLE, &format!("{MOUNT_TRUST}/{KEY_CA}"));
+        if let Some(flaw) = self.flaw {
+            additions
+                .warnings
+                .push(Warning::new(format!("no client certificate for the runner: {flaw} (Secret {})", self.secret)));
         }
-        let is_shown = |key: &str| shown_by.is_none_or(|mount| shows(pod, mount, self.secret, key));
-        if let CertsSource::Variable(key) = source
-            && is_shown(key)
+        if self.client_pair
+            && let Err(obstacle) = self.add_client_pair(pod, container, &mut additions)
         {
-            self.set(container, &[(CA_VARIABLE, key)], &mut additions);
-        }
-        if self.client_pair && CLIENT_PAIR.iter().all(|(_, key)| is_shown(key)) {
-            self.set(container, &CLIENT_PAIR, &mut additions);
+            let why = obstacle.why();
+            additions.warnings.push(Warning::new(format!("no client certificate for the runner: {why}")));
         }
         Ok(additions)
     }
 
-    fn volume_name(&self) -> &'static str {
-        VOLUME_CERTS
-    }
-
-    fn volume(&self) -> Value {
-        let pair = self.client_pair.then_some([KEY_TLS_CERT, KEY_TLS_KEY]);
-        let keys = self.cas.iter().map(String::as_str).chain(pair.into_iter().flatten());
-        let items: Vec<Value> = keys.map(|key| json!({"key": key, "path": key})).collect();
-        json!({
-            "name": VOLUME_CERTS,
-            "secret": {"secretName": self.secret, "items": items, "optional": true},
-        })
-    }
-
-    fn refused(&self, obstacle: &Obstacle) -> String {
-        match obstacle {
-            Obstacle::ForeignMount(_) => {
-                format!("CI_SERVER_TLS_* not set: {MOUNT_MANAGER_CERTS} is not mounted from Secret {}", self.secret)
-            }
-            Obstacle::Blocked(why) => format!("no CA injected into a container of this pod: {why}"),
-        }
+    fn volumes(&self) -> Vec<Volume> {
+        vec![trust_volume::definition(), (VOLUME_CERTS, self.volume_of_pair())]
     }
 }
 

@@ -143,6 +143,10 @@ impl Driver {
         if matches!((why, target.subject), (NoAction::Synced, Subject::Clone(_))) {
             self.tell_content(&target.namespace);
         }
+        let remark = match (target.subject, self.observed.certs_of(target)) {
+            (Subject::Trust, CertsView::Present(certs)) => certs.remark(&self.config.inject),
+            _ => None,
+        };
         let uid = self.observed.uid(target);
         self.stale |= self.states.note_no_action(target, why, Instant::now());
         self.stale |= match (contended, why) {
@@ -150,6 +154,10 @@ impl Driver {
             (Some(_), NoAction::Synced) => {
                 self.states.set(target, Reason::Contended.as_str(), Some(CONTENDED_DETAIL), uid)
             }
+            (None, NoAction::Synced) => match remark {
+                Some((state, remark)) => self.states.set(target, state, Some(&remark), uid),
+                None => self.states.set(target, why.reason(), None, uid),
+            },
             _ => self.states.set(target, why.reason(), detail.as_deref(), uid),
         };
     }

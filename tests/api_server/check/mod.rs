@@ -5,13 +5,13 @@ mod installed;
 mod out_of_reach;
 mod runner;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::LazyLock, time::Duration};
 
 use gitlab_runner_webhook_cli::check::report::Check;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, Manifests, Setup, Tool,
+    Cluster, Manifests, Setup, Tool, client_pair,
     cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE, free_port},
     control_plane::{Binaries, Component, ControlPlane},
     fixture, repository, wait,
@@ -23,7 +23,8 @@ use crate::{BINARY, mission::CERTS};
 
 const OWN: &str = "gitlab-runner-webhook";
 const HOST: &str = "gitlab.example.com";
-/// In every value of every Secret, and in an annotation of the source: it must be nowhere in the output.
+static CLIENT: LazyLock<(String, String)> = LazyLock::new(client_pair);
+/// In every value of every Secret but the client's key, and in an annotation of the source: it must be nowhere in the output.
 const CANARY: &str = "canary7f3a";
 const TOKEN: [(&str, &str); 2] = [("runner-token", "glrt-canary7f3a"), ("runner-registration-token", "")];
 
@@ -229,7 +230,7 @@ impl Fixture {
     async fn tells_nothing_secret(&self) {
         let secret = self.cluster.secret(OWN, "gitlab-runner-webhook-ca").await.unwrap().data.unwrap();
         let key = String::from_utf8(secret["ca.key"].0.clone()).unwrap();
-        let lines = key.lines().filter(|line| !line.starts_with("-----"));
+        let lines = key.lines().chain(CLIENT.1.lines()).filter(|line| !line.starts_with("-----"));
         for secret in
             lines.map(str::to_owned).chain([CANARY.to_owned(), base64(&format!("glrt-{CANARY}")), base64(CANARY)])
         {
@@ -250,7 +251,7 @@ fn runner() -> Vec<Value> {
 
 /// The certificates as they should be, with a client certificate beside the CA.
 fn certs(ca: &str) -> [(&str, &str); 3] {
-    [("ca.crt", ca), ("tls.crt", CANARY), ("tls.key", CANARY)]
+    [("ca.crt", ca), ("tls.crt", &CLIENT.0), ("tls.key", &CLIENT.1)]
 }
 
 /// A CA, or with names a server's certificate, valid for so many days.

@@ -30,7 +30,7 @@ const FIELDS: [(&str, &str); 21] = [
     ("clones[].labels", "Further labels on each clone."),
     (
         "certsSecretName",
-        "Secret in each runner namespace with the CAs: `ca.crt`, or any other key that ends in `.crt`, `.pem` or `.cer`. \
+        "Secret in each runner namespace with the CAs: `ca.crt`, or any other key that ends in `.crt`, `.pem`, `.cer`, `.der` or `.p7b`. \
          Optionally the runner's client certificate, `tls.crt` and `tls.key`.",
     ),
     (
@@ -46,7 +46,7 @@ const FIELDS: [(&str, &str); 21] = [
     ("certs.inject.manager", "Manager pods get the CAs."),
     (
         "certs.inject.clientCertificate",
-        "Manager pods get `tls.crt` and `tls.key`, too, when both are there. GitLab Runner hands that key on to every job.",
+        "Manager pods get `tls.crt` and `tls.key`, too, when they are a client's certificate and its key. GitLab Runner hands that key on to every job.",
     ),
     ("certs.inject.jobs", "Job pods get the trust bundle in containers `build` and `helper`."),
     ("certs.inject.services", "Service containers of job pods get it, too."),

@@ -26,6 +26,6 @@ pub use manifests::{Manifests, documents, fixture, repository};
 pub use memory_limit::MemoryLimit;
 pub use proxy::{Fault, Proxy};
 pub use replicas::{Replica, Replicas};
-pub use serving::ServingCertificate;
+pub use serving::{ServingCertificate, client_pair};
 pub use tap::{Call, Fate, Passage, Tap, TapProxy};
 pub use tool::{Tool, ToolBuilder};

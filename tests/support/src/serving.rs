@@ -54,6 +54,17 @@ impl ServingCertificate {
     }
 }
 
+/// A client's certificate and its key, in PEM.
+///
+/// # Panics
+/// When none can be made.
+pub fn client_pair() -> (String, String) {
+    let mut client = params(Vec::new());
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = key();
+    (client.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+}
+
 fn params(names: Vec<String>) -> CertificateParams {
     let mut params = CertificateParams::new(names).expect("valid names");
     params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
