@@ -60,13 +60,11 @@ pub struct Snapshot {
     pub certs_loaded: bool,
     /// Where there is one that was not read yet, for its namespace was not selected when it came.
     pub certs_unread: BTreeSet<NamespaceName>,
-    /// The trust bundle that pods of a namespace may be given: the current one, or one of those in `trust_former`.
+    /// The trust bundle that pods of a namespace may be given: the current one, what was right a moment ago, or what another
+    /// revision publishes.
     pub trust: BTreeMap<NamespaceName, BundleFiles>,
     /// The namespaces whose trust bundle is about to be put right.
     pub trust_unsettled: BTreeSet<NamespaceName>,
-    /// Those of these bundles that do not follow from the certificates and the configuration of now: what was right a moment
-    /// ago, or what another revision publishes. They may have other files.
-    pub trust_former: BTreeSet<NamespaceName>,
     /// Runner namespaces that are there.
     pub namespaces: BTreeSet<NamespaceName>,
     /// Whether `namespaces` and the clones in them are completely known.

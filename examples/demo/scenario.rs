@@ -438,7 +438,7 @@ The webhook listens on https://{webhook}."
         shows_trust(&pod)?;
         ensure!(!refers_to_certs(&pod), "the job pod refers to Secret {CERTS}");
         self.console.note(&format!("{MOUNT_TRUST} and {MOUNT_JOB_CERTS}: the trust bundle"));
-        for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
+        for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_DIR", "GIT_SSL_CAPATH", "REQUESTS_CA_BUNDLE"] {
             let is_this = |(variable, _): &(String, String)| variable == name;
             let (_, value) = variables().into_iter().find(is_this).with_context(|| name.to_owned())?;
             self.console.note(&format!("{name}={value}"));
@@ -559,14 +559,18 @@ fn variables() -> Vec<(String, String)> {
     let set = |names: Vec<String>, key: &'static str| {
         names.into_iter().map(move |name| (name, format!("{MOUNT_TRUST}/{key}")))
     };
-    set(variables.additive, KEY_CA).chain(set(variables.replacing, KEY_BUNDLE)).collect()
+    // SSL_CERT_DIR is a list that begins with it.
+    let directories = variables.directory.into_iter().filter(|name| name != "SSL_CERT_DIR");
+    let directories = directories.map(|name| (name, MOUNT_TRUST.to_owned()));
+    set(variables.additive, KEY_CA).chain(directories).chain(set(variables.replacing, KEY_BUNDLE)).collect()
 }
 
 /// That the container of the job's script sees the trust bundle and has every variable.
 fn shows_trust(pod: &Pod) -> Result<()> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let ours = volumes.filter(|volume| volume.name == VOLUME_TRUST).filter_map(|volume| volume.config_map.as_ref());
-    ensure!(ours.map(|map| &map.name).eq([CONFIGMAP_TRUST]), "there is no volume with the trust bundle");
+    let ours = volumes.filter(|volume| volume.name == VOLUME_TRUST).filter_map(|volume| volume.projected.as_ref());
+    let mut maps = ours.flat_map(|ours| ours.sources.iter().flatten()).filter_map(|source| source.config_map.as_ref());
+    ensure!(maps.any(|map| map.name == CONFIGMAP_TRUST), "there is no volume with the trust bundle");
     let build = |container: &Container| container.name == "build";
     for path in [MOUNT_TRUST, MOUNT_JOB_CERTS] {
         ensure!(mounts(pod, build, VOLUME_TRUST, path), "the trust bundle is not mounted at {path}");

@@ -195,11 +195,10 @@ fn injector<'a>(
     let refuse = |reason, problem: String| Err(Refusal { reason, problem });
     let missing = |what: &str| refuse(InjectReason::CertsMissing, format!("Secret {namespace}/{secret} {what}"));
     let certs = snapshot.certs.get(namespace);
-    let is_former = snapshot.trust_former.contains(namespace);
     let with = |trust| -> Result<Box<dyn Injector + 'a>, Refusal> {
         Ok(match kind {
-            PodKind::Job => Box::new(job::JobInjector::new(trust, is_former, config)),
-            _ => Box::new(manager::ManagerInjector::new(certs, config)),
+            PodKind::Job => Box::new(job::JobInjector::new(trust, config)),
+            _ => Box::new(manager::ManagerInjector::new(trust, certs, config)),
         })
     };
     match (snapshot.trust.get(namespace), certs) {
@@ -214,6 +213,9 @@ fn injector<'a>(
             refuse(InjectReason::CertsInvalid, format!("{key} in Secret {namespace}/{secret} cannot be read; fix it"))
         }
         (_, Some(certs)) if !certs.has_ca => missing("has no CA; add ca.crt"),
+        (_, Some(Certs { too_large: true, .. })) => {
+            refuse(InjectReason::CertsInvalid, format!("Secret {namespace}/{secret} has too many CAs; remove some"))
+        }
         _ => refuse(
             InjectReason::TrustPending,
             format!("ConfigMap {namespace}/{CONFIGMAP_TRUST} is being published; wait a moment"),
@@ -247,6 +249,12 @@ fn carry_out(injector: &dyn Injector, pod: &PodView<'_>) -> Injection {
                 shown.extend(additions.shown);
                 warnings.extend(additions.warnings);
                 kept.extend(additions.kept);
+                if !additions.variables.is_empty() && container.env_from.iter().next().is_some() {
+                    // Nobody here may read what it names, and `env` overrules it.
+                    warnings.push(Warning::new(
+                        "envFrom is overruled where the same variable is injected; to keep yours, set it in env",
+                    ));
+                }
                 let index = index.to_string();
                 let path = ["spec", "containers", &index];
                 operations.extend(append(container.volume_mounts.is_there(), &path, "volumeMounts", additions.mounts));

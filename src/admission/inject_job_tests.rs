@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::{
-    super::*, ADDITIVE, REPLACING, SECRET, applied, certs, config, inject, items, job, run, seen, texts, variables,
+    super::*, ADDITIVE, LIST, REPLACING, SECRET, applied, certs, config, inject, items, job, run, seen, texts,
+    trust_volume, variables,
 };
 use crate::{
     names::{KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST, VOLUME_TRUST},
@@ -18,20 +19,21 @@ fn lines(names: &[&str], value: &str) -> Vec<String> {
     names.iter().map(|name| format!("{name}={value}")).collect()
 }
 
+/// Those of the default configuration, where the bundle has all of its files.
+fn all() -> Vec<String> {
+    let directory = [format!("SSL_CERT_DIR={MOUNT_TRUST}/:{LIST}"), format!("GIT_SSL_CAPATH={MOUNT_TRUST}")];
+    let replacing = lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"));
+    [lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt")), directory.to_vec(), replacing].concat()
+}
+
 #[test]
 fn a_job_gets_the_trust_bundle_in_build_and_helper_and_no_secret() {
     let injection = run(&job(), PodKind::Job, &certs(true));
     let pod = applied(&job(), &injection);
-    assert_eq!(
-        pod["spec"]["volumes"],
-        json!([{"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}}])
-    );
-    let expected =
-        [lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt")), lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"))]
-            .concat();
+    assert_eq!(pod["spec"]["volumes"], json!([trust_volume()]));
     for index in [0, 1] {
         let container = &pod["spec"]["containers"][index];
-        assert_eq!(trusts(container), (vec![MOUNT_TRUST, MOUNT_JOB_CERTS], expected.clone()));
+        assert_eq!(trusts(container), (vec![MOUNT_TRUST, MOUNT_JOB_CERTS], all()));
         assert!(items(&container["volumeMounts"]).all(|mount| mount["readOnly"] == true));
     }
     assert_eq!(pod["spec"]["containers"][2], json!({"name": "svc-0"}));
@@ -41,17 +43,23 @@ fn a_job_gets_the_trust_bundle_in_build_and_helper_and_no_secret() {
 
 #[test]
 fn variables_follow_what_the_trust_bundle_has() {
-    let directories = format!("SSL_CERT_DIR={MOUNT_TRUST}:/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs");
-    let additive = lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt"));
-    let replacing = lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"));
+    let additive = |file: &str| lines(&ADDITIVE, &format!("{MOUNT_TRUST}/{file}"));
+    let directories = vec![format!("SSL_CERT_DIR={MOUNT_TRUST}/:{LIST}")];
+    let replacing = lines(&[REPLACING.as_slice(), &["SSL_CERT_FILE"]].concat(), &format!("{MOUNT_TRUST}/bundle.crt"));
     let (builtin, none) = (Config::default(), config("certs: {publicRoots: none}"));
-    for (config, has_bundle, has_hashes, expected) in [
-        (&builtin, true, true, [additive.clone(), replacing].concat()),
-        (&builtin, false, true, additive.clone()),
-        (&none, true, true, [additive.clone(), vec![directories]].concat()),
-        (&none, true, false, additive),
+    for (config, (has_ca, has_bundle, has_hashes), expected) in [
+        (&builtin, (true, true, true), all()),
+        // What another revision published, or a moment ago this one.
+        (&builtin, (true, false, true), [additive("ca.crt"), directories.clone()].concat()),
+        (&none, (true, true, true), [additive("ca.crt"), directories.clone()].concat()),
+        (&none, (true, false, true), [additive("ca.crt"), directories].concat()),
+        // Too many CAs.
+        (&builtin, (true, true, false), [additive("ca.crt"), replacing.clone()].concat()),
+        (&builtin, (false, true, false), [additive("bundle.crt"), replacing].concat()),
+        (&none, (true, false, false), additive("ca.crt")),
     ] {
-        let snapshot = seen(certs(false).certs.into_values().next(), Some(BundleFiles { has_bundle, has_hashes }));
+        let trust = BundleFiles { has_ca, has_bundle, has_hashes };
+        let snapshot = seen(certs(false).certs.into_values().next(), Some(trust));
         let injection = inject(&job(), PodKind::Job, "ns", &snapshot, config);
         assert_eq!(trusts(&applied(&job(), &injection)["spec"]["containers"][0]).1, expected);
     }
@@ -59,36 +67,28 @@ fn variables_follow_what_the_trust_bundle_has() {
 
 #[test]
 fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
-    let lone = |has_bundle| BundleFiles { has_bundle, has_hashes: !has_bundle };
-    for (config, trust, variable) in [
-        (Config::default(), lone(true), "SSL_CERT_FILE"),
-        (Config::default(), lone(false), "SSL_CERT_DIR"),
-        (config("certs: {publicRoots: none}"), lone(true), "SSL_CERT_FILE"),
-        (config("certs: {publicRoots: none}"), lone(false), "SSL_CERT_DIR"),
-    ] {
-        // Its Secret has another name, too: this configuration's is not there.
-        let snapshot = Snapshot {
-            is_passive: true,
-            trust_former: std::collections::BTreeSet::from(["ns".parse().unwrap()]),
-            ..seen(None, Some(trust))
-        };
-        let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &snapshot, &config));
-        let variables = trusts(&pod["spec"]["containers"][0]).1;
-        assert!(variables.iter().any(|line| line.starts_with(variable)), "{variable}: {variables:?}");
+    for config in [Config::default(), config("certs: {publicRoots: none}")] {
+        for has_bundle in [true, false] {
+            // Its Secret has another name, too: this configuration's is not there.
+            let trust = BundleFiles { has_ca: true, has_bundle, has_hashes: true };
+            let snapshot = Snapshot { is_passive: true, ..seen(None, Some(trust)) };
+            let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &snapshot, &config));
+            let variables = trusts(&pod["spec"]["containers"][0]).1;
+            assert!(variables.iter().any(|line| line.starts_with("SSL_CERT_DIR=")), "{variables:?}");
+        }
     }
 }
 
 #[test]
 fn the_names_of_variables_are_those_of_the_configuration() {
-    let config = config("certs: {variables: {additive: [A], replacing: [GIT_SSL_CAINFO, B]}}");
+    let config = config("certs: {variables: {additive: [A], directory: [D], replacing: [GIT_SSL_CAINFO, B]}}");
     let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &certs(false), &config));
     let names = |index: usize| {
-        items(&pod["spec"]["containers"][index]["env"]).map(|variable| variable["name"].clone()).collect::<Vec<_>>()
+        let all = items(&pod["spec"]["containers"][index]["env"]);
+        all.map(|variable| variable["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(
-        (names(0), names(1)),
-        (vec![json!("A"), json!("GIT_SSL_CAINFO"), json!("B")], vec![json!("A"), json!("B")])
-    );
+    assert_eq!(names(0), ["A", "D", "GIT_SSL_CAINFO", "B"]);
+    assert_eq!(names(1), ["A", "D", "B"]);
 }
 
 #[test]
@@ -110,33 +110,34 @@ fn services_get_it_when_the_configuration_says_so_and_the_mesh_never() {
 fn variables_of_a_jobs_user_stay_with_one_warning() {
     let mut pod = job();
     pod["spec"]["containers"][0]["env"] = json!([
-        {"name": "SSL_CERT_FILE", "value": ""},
+        {"name": "SSL_CERT_FILE", "value": "/own.crt"},
+        {"name": "GIT_SSL_CAPATH", "value": ""},
         {"name": "PIP_CERT", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}},
         {"name": "DENO_CERT", "value": format!("{MOUNT_TRUST}/ca.crt")},
     ]);
     pod["spec"]["containers"][1]["env"] = json!([{"name": "PIP_CERT", "value": "/own.crt"}]);
     let injection = run(&pod, PodKind::Job, &certs(false));
     let after = applied(&pod, &injection);
-    assert_eq!(texts(&injection), ["already set, so kept: PIP_CERT, SSL_CERT_FILE"]);
-    assert_eq!(items(&after["spec"]["containers"][0]["env"]).count(), 8);
+    assert_eq!(texts(&injection), ["already set, so kept: GIT_SSL_CAPATH, PIP_CERT, SSL_CERT_FILE"]);
+    let names: Vec<_> =
+        items(&after["spec"]["containers"][0]["env"]).map(|entry| entry["name"].as_str().unwrap()).collect();
+    // A file of the user's would count for nothing in some versions of curl, beside SSL_CERT_DIR.
+    assert_eq!(names[4..], ["NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"]);
     assert_eq!(after["spec"]["containers"][1]["env"][0]["value"], "/own.crt");
-
-    // A file of the user's would count for nothing in some versions of curl.
-    let injection = inject(&pod, PodKind::Job, "ns", &certs(false), &config("certs: {publicRoots: none}"));
-    assert_eq!(texts(&injection), ["already set, so kept: SSL_CERT_FILE"]);
-    assert!(
-        !variables(&applied(&pod, &injection)["spec"]["containers"][0]).iter().any(|v| v.starts_with("SSL_CERT_DIR"))
-    );
 }
 
 #[test]
 fn a_warning_names_as_many_variables_as_fit() {
     let mut pod = job();
-    pod["spec"]["containers"][0]["env"] =
-        ADDITIVE.iter().chain(&REPLACING).map(|name| json!({"name": name, "value": "x"})).collect();
+    pod["spec"]["containers"][0]["env"] = ADDITIVE
+        .iter()
+        .chain(&REPLACING)
+        .chain(&["SSL_CERT_DIR", "GIT_SSL_CAPATH"])
+        .map(|name| json!({"name": name, "value": "x"}))
+        .collect();
     assert_eq!(
         texts(&run(&pod, PodKind::Job, &certs(false))),
-        ["already set, so kept: AWS_CA_BUNDLE, CARGO_HTTP_CAINFO, CURL_CA_BUNDLE, DENO_CERT and 4 more"]
+        ["already set, so kept: AWS_CA_BUNDLE, DENO_CERT, GIT_SSL_CAPATH, NODE_EXTRA_CA_CERTS, PIP_CERT and 2 more"]
     );
 }
 
@@ -149,7 +150,7 @@ fn where_the_user_mounts_certificates_only_our_own_place_is_used() {
         let injection = run(&pod, PodKind::Job, &certs(false));
         let after = applied(&pod, &injection);
         assert_eq!(trusts(&after["spec"]["containers"][0]).0, [MOUNT_TRUST], "{mount}");
-        assert_eq!(variables(&after["spec"]["containers"][0]).len(), 8);
+        assert_eq!(variables(&after["spec"]["containers"][0]).len(), all().len());
         assert!(injection.warnings.is_empty());
     }
 }
@@ -161,6 +162,13 @@ fn a_volume_of_our_name_that_shows_something_else_is_not_used() {
         json!({"configMap": {"name": "other"}}),
         json!({"configMap": {"name": CONFIGMAP_TRUST, "items": [{"key": KEY_CA, "path": KEY_CA}]}}),
         json!({"emptyDir": {}}),
+        json!({"projected": {"sources": [{"configMap": {"name": "other"}}]}}),
+        json!({"projected": {"sources": [{"configMap": {"name": CONFIGMAP_TRUST, "items": [{"key": KEY_CA, "path": KEY_CA}]}}]}}),
+        json!({"projected": {"sources": [{"configMap": {"name": CONFIGMAP_TRUST}}, {"configMap": {"name": "other"}}]}}),
+        json!({"projected": {"sources": [{"configMap": {"name": CONFIGMAP_TRUST}}, {"secret": {"name": "other"}}]}}),
+        json!({"projected": {"sources": []}}),
+        // As earlier versions have it.
+        json!({"configMap": {"name": CONFIGMAP_TRUST}}),
     ] {
         let mut pod = job();
         pod["spec"]["volumes"] = json!([volume]);
@@ -184,6 +192,8 @@ fn two_hundred_containers_are_not_two_hundred_warnings() {
     let injection = run(&pod, PodKind::Job, &certs(false));
     assert_eq!(injection.warnings.len(), 2);
     let after = applied(&pod, &injection);
-    assert!(items(&after["spec"]["containers"]).step_by(2).all(|container| items(&container["env"]).count() == 8));
+    assert!(
+        items(&after["spec"]["containers"]).step_by(2).all(|container| items(&container["env"]).count() == all().len())
+    );
     assert!(run(&after, PodKind::Job, &certs(false)).patch.is_empty());
 }

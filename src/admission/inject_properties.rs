@@ -5,7 +5,10 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use serde_json::json;
 
-use super::{super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, inject, items, seen, with_pair};
+use super::{
+    super::*, ADDITIVE, ENTRYPOINT, REPLACING, SECRET, TRUST, certs, config, inject, items, seen, trust_volume,
+    with_pair,
+};
 use crate::{
     admission::{
         pod::{MountPlace, shows},
@@ -71,6 +74,7 @@ fn volumes() -> impl Strategy<Value = Value> {
         ("name", mostly(one_of(&VOLUMES)).boxed()),
         ("secret", option::of(secret).boxed()),
         ("emptyDir", option::of(Just(json!({}))).boxed()),
+        ("projected", option::weighted(0.3, Just(trust_volume()["projected"].clone())).boxed()),
         (
             "configMap",
             option::of(object(vec![
@@ -163,7 +167,8 @@ fn is_kept(before: &Value, after: &Value) -> bool {
 /// What the webhook knows.
 fn snapshots() -> impl Strategy<Value = Snapshot> {
     let with = |has_bundle, has_hashes| {
-        seen(certs(true).certs.into_values().next(), Some(BundleFiles { has_bundle, has_hashes }))
+        let trust = BundleFiles { has_ca: has_hashes, has_bundle, has_hashes };
+        seen(certs(true).certs.into_values().next(), Some(trust))
     };
     select(vec![
         certs(true),
@@ -325,7 +330,8 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
             let of_user = items(&container["env"]).take(old).any(|other| other["name"] == name);
             prop_assert!(!of_user, "{} of the user is set twice", name);
             let path = variable["value"].as_str().unwrap().split(':').next().unwrap();
-            let (directory, key) = if name == "SSL_CERT_DIR" { (path, "") } else { path.rsplit_once('/').unwrap() };
+            let is_directory = ["SSL_CERT_DIR", "GIT_SSL_CAPATH"].contains(&name);
+            let (directory, key) = if is_directory { (path, "") } else { path.rsplit_once('/').unwrap() };
             let view = PodView::of(after).unwrap();
             let seen = view.spec.containers.iter().nth(index).unwrap();
             let MountPlace::Mounted { mount } = MountPlace::of(&view, seen, directory) else {
@@ -335,15 +341,19 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
                 prop_assert!(shows(&view, mount, SECRET, key), "{} is not there", key);
                 continue;
             }
-            prop_assert_eq!(directory, MOUNT_TRUST);
+            prop_assert_eq!(directory.trim_end_matches('/'), MOUNT_TRUST);
             let trust = trust.unwrap();
-            let is_there = if key.is_empty() { trust.has_hashes } else { key == "ca.crt" || trust.has_bundle };
+            let is_there = match key {
+                "" => trust.has_hashes,
+                "ca.crt" => trust.has_ca,
+                _ => trust.has_bundle,
+            };
             prop_assert!(is_there);
             prop_assert!(!REPLACING.contains(&name) || key == "bundle.crt");
-            prop_assert!(!ADDITIVE.contains(&name) || key == "ca.crt");
+            prop_assert!(!ADDITIVE.contains(&name) || key == trust.least());
             prop_assert!(name != "GIT_SSL_CAINFO" || container["name"] != "helper");
             let volume = items(&after["spec"]["volumes"]).find(|volume| volume["name"] == *mount.name).unwrap();
-            prop_assert_eq!(&volume["configMap"]["name"], CONFIGMAP_TRUST);
+            prop_assert_eq!(&volume["projected"]["sources"][0]["configMap"]["name"], CONFIGMAP_TRUST);
         }
         // Two mounts at one path are refused by the API server.
         let ours = |path| items(&container["volumeMounts"]).filter(|mount| mount["mountPath"] == path).count();

@@ -15,10 +15,10 @@ use crate::{
 const SECRET: &str = "gitlab-runner-certs";
 const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
-const TRUST: BundleFiles = BundleFiles { has_bundle: true, has_hashes: true };
+const TRUST: BundleFiles = BundleFiles { has_ca: true, has_bundle: true, has_hashes: true };
 const ADDITIVE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
-const REPLACING: [&str; 6] =
-    ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO"];
+const REPLACING: [&str; 3] = ["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE"];
+const LIST: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
 
 fn seen(certs: Option<Certs>, trust: Option<BundleFiles>) -> Snapshot {
     Snapshot {
@@ -36,6 +36,16 @@ fn certs(has_pair: bool) -> Snapshot {
 
 fn with_pair(client_pair: ClientPair) -> Snapshot {
     seen(Some(Certs { has_ca: true, client_pair, ..Certs::default() }), Some(TRUST))
+}
+
+/// The same certificates in a folder that is called like the list of directories.
+fn trust_volume() -> Value {
+    let again = [("bundle.crt", "00000000.0"), ("ca.crt", "00000001.0")];
+    let again = again.map(|(key, file)| json!({"key": key, "path": format!(":{LIST}/{file}")}));
+    json!({"name": VOLUME_TRUST, "projected": {"sources": [
+        {"configMap": {"name": CONFIGMAP_TRUST, "optional": true}},
+        {"configMap": {"name": CONFIGMAP_TRUST, "optional": true, "items": again}},
+    ]}})
 }
 
 /// The elements of an array; none for anything else.
@@ -109,7 +119,7 @@ fn a_manager_gets_the_trust_bundle_and_the_pair_alone() {
     assert_eq!(
         pod["spec"]["volumes"].as_array().unwrap()[1..],
         [
-            json!({"name": VOLUME_TRUST, "configMap": {"name": CONFIGMAP_TRUST, "optional": true}}),
+            trust_volume(),
             json!({"name": VOLUME_CERTS, "secret": {"secretName": SECRET, "optional": true, "items": [
                 {"key": "tls.crt", "path": "tls.crt"},
                 {"key": "tls.key", "path": "tls.key"},
@@ -331,6 +341,12 @@ fn certificates_that_cannot_be_used_are_said_and_not_injected() {
             &both,
             InjectReason::CertsInvalid,
             format!("x.pem in {secret} cannot be read; fix it"),
+        ),
+        (
+            of(Certs { has_ca: true, too_large: true, ..Certs::default() }),
+            &both,
+            InjectReason::CertsInvalid,
+            format!("{secret} has too many CAs; remove some"),
         ),
         (of(Certs { has_ca: true, ..Certs::default() }), &both, InjectReason::TrustPending, pending.to_owned()),
     ];

@@ -44,6 +44,7 @@ impl PodKind {
             Self::Job
         } else if pod.containers().any(runs_entrypoint)
             || pod.spec.volumes.iter().any(|volume| holds_clone(volume, config))
+            || pod.containers().any(|container| runs_runner(container) && reads_clone(container, config))
         {
             Self::Manager
         } else {
@@ -67,12 +68,29 @@ pub fn runs_entrypoint(container: &ContainerView<'_>) -> bool {
     container.command.iter().chain(container.args.iter()).any(|word| word.contains(ENTRYPOINT))
 }
 
-/// Whether a volume shows a clone with a runner's token. A clone of `certsSecretName` says nothing: anybody may want
-/// certificates.
+/// Whether this container runs gitlab-runner without the chart: by its words, or by its image.
+fn runs_runner(container: &ContainerView<'_>) -> bool {
+    let image = container.image.rsplit('/').next().unwrap_or_default();
+    container.command.iter().chain(container.args.iter()).any(|word| word.contains("gitlab-runner "))
+        || container.command.iter().any(|word| word.ends_with("gitlab-runner"))
+        || image.starts_with("gitlab-runner") && !image.starts_with("gitlab-runner-helper")
+}
+
+/// Whether a volume shows a clone with a runner's token.
 fn holds_clone(volume: &VolumeView<'_>, config: &Config) -> bool {
-    let holds_token =
-        |name: &str| config.clones.iter().any(|clone| !clone.holds_certs && clone.secret.as_str() == name);
-    volume.secrets().any(|secret| holds_token(&secret.name))
+    volume.secrets().any(|secret| is_token(&secret.name, config))
+}
+
+/// Whether a variable of a container comes from a clone with a runner's token.
+fn reads_clone(container: &ContainerView<'_>, config: &Config) -> bool {
+    let env = container.env.iter().map(|variable| &*variable.value_from.secret_key_ref.name);
+    let mut names = env.chain(container.env_from.iter().map(|from| &*from.secret_ref.name));
+    names.any(|name| is_token(name, config))
+}
+
+/// A clone of `certsSecretName` says nothing: anybody may want certificates.
+fn is_token(secret: &str, config: &Config) -> bool {
+    config.clones.iter().any(|clone| !clone.holds_certs && clone.secret.as_str() == secret)
 }
 
 #[cfg(test)]
@@ -85,6 +103,7 @@ mod tests {
     fn kinds() {
         let entrypoint = json!(["/usr/bin/dumb-init", "--", "/bin/bash", "/configmaps/entrypoint"]);
         let clone = "gitlab-gitlab-runner-secret";
+        let token = json!([{"name": "T", "valueFrom": {"secretKeyRef": {"name": clone, "key": "runner-token"}}}]);
         let job = json!({"job.runner.gitlab.com/pod": "runner-x", "app": "gitlab-runner"});
         let table = [
             (json!({"metadata": {"labels": job}}), PodKind::Job),
@@ -113,6 +132,18 @@ mod tests {
                 PodKind::Manager,
             ),
             (json!({"spec": {"volumes": [{"secret": {"secretName": "other"}}]}}), PodKind::Other),
+            (json!({"spec": {"containers": [{"image": "r/gitlab-runner:v19", "env": token}]}}), PodKind::Manager),
+            (
+                json!({"spec": {"containers": [{"command": ["sh", "-c", "gitlab-runner register && run"], "env": token}]}}),
+                PodKind::Manager,
+            ),
+            (
+                json!({"spec": {"containers": [{"command": ["/usr/bin/gitlab-runner"], "envFrom": [{"secretRef": {"name": clone}}]}]}}),
+                PodKind::Manager,
+            ),
+            (json!({"spec": {"containers": [{"image": "r/gitlab-runner-helper:v19", "env": token}]}}), PodKind::Other),
+            (json!({"spec": {"containers": [{"image": "curl", "env": token}]}}), PodKind::Other),
+            (json!({"spec": {"containers": [{"image": "r/gitlab-runner:v19"}]}}), PodKind::Other),
             // A helm test of Big Bang.
             (json!({"metadata": {"labels": {"app": "gitlab-runner"}}}), PodKind::Other),
             // A job that mounts the clone is still a job.

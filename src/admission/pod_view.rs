@@ -70,6 +70,8 @@ pub struct ContainerView<'a> {
     #[serde(borrow)]
     pub(super) name: Text<'a>,
     #[serde(borrow)]
+    pub(super) image: Text<'a>,
+    #[serde(borrow)]
     pub(super) command: Elements<Text<'a>>,
     #[serde(borrow)]
     pub(super) args: Elements<Text<'a>>,
@@ -153,10 +155,12 @@ pub(super) struct ProjectedView<'a> {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct ProjectedSourceView<'a> {
     #[serde(borrow, deserialize_with = "optional")]
     pub(super) secret: Option<FilesView<'a>>,
+    #[serde(borrow, deserialize_with = "optional")]
+    pub(super) config_map: Option<FilesView<'a>>,
 }
 
 /// A Secret or ConfigMap of which keys are shown as files.

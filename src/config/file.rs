@@ -104,6 +104,7 @@ struct InjectFile {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct VariablesFile {
     additive: Vec<String>,
+    directory: Vec<String>,
     replacing: Vec<String>,
 }
 
@@ -140,20 +141,15 @@ impl Default for InjectFile {
 }
 
 impl Default for VariablesFile {
-    /// Those whose effect was measured. `GIT_SSL_CAINFO` is not among them: it would overrule the CA that the runner
-    /// itself gives git for its GitLab.
+    /// Those whose effect was measured: docs/trust.md. `GIT_SSL_CAINFO` is not among them: it would overrule the CA that the
+    /// runner itself gives git for its GitLab, to which `GIT_SSL_CAPATH` adds. Nor are `SSL_CERT_FILE`, `CURL_CA_BUNDLE` and
+    /// `CARGO_HTTP_CAINFO`: they would replace what `SSL_CERT_DIR` adds to.
     fn default() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self {
             additive: names(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"]),
-            replacing: names(&[
-                "SSL_CERT_FILE",
-                "CURL_CA_BUNDLE",
-                "REQUESTS_CA_BUNDLE",
-                "PIP_CERT",
-                "AWS_CA_BUNDLE",
-                "CARGO_HTTP_CAINFO",
-            ]),
+            directory: names(&["SSL_CERT_DIR", "GIT_SSL_CAPATH"]),
+            replacing: names(&["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE"]),
         }
     }
 }
@@ -272,7 +268,9 @@ impl CloneFile {
 impl VariablesFile {
     fn check(self) -> Result<Variables, ConfigError> {
         let mut seen = BTreeSet::new();
-        for (field, names) in [("additive", &self.additive), ("replacing", &self.replacing)] {
+        for (field, names) in
+            [("additive", &self.additive), ("directory", &self.directory), ("replacing", &self.replacing)]
+        {
             for name in names {
                 let field = format!("certs.variables.{field}");
                 let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
@@ -281,15 +279,18 @@ impl VariablesFile {
                 if !valid {
                     return Err(invalid(field, format!("{name:?} is not a variable name: letters, digits and '_'")));
                 }
-                if name == "SSL_CERT_DIR" {
-                    return Err(invalid(field, "SSL_CERT_DIR names directories; publicRoots: none sets it"));
+                if name == "SSL_CERT_DIR" && !field.ends_with("directory") {
+                    return Err(invalid(
+                        field,
+                        "SSL_CERT_DIR names directories; put it into certs.variables.directory",
+                    ));
                 }
                 if !seen.insert(name.clone()) {
                     return Err(invalid(field, format!("{name:?} is there twice")));
                 }
             }
         }
-        Ok(Variables { additive: self.additive, replacing: self.replacing })
+        Ok(Variables { additive: self.additive, directory: self.directory, replacing: self.replacing })
     }
 }
 

@@ -23,7 +23,7 @@ fn every_field_is_read() {
          clones:\n- {secret: s, from: src, onSourceDeleted: delete, onForeignTarget: refuse, labels: {a: b}}\n\
          certsSecretName: ca\ncerts:\n  from: infra\n  publicRoots: none\n  \
          inject: {manager: false, clientCertificate: false, jobs: false, services: true}\n  \
-         variables: {additive: [A], replacing: []}\ngate: {giveUpAfter: 500ms, then: deny}\n",
+         variables: {additive: [A], directory: [SSL_CERT_DIR], replacing: []}\ngate: {giveUpAfter: 500ms, then: deny}\n",
     )
     .unwrap();
     assert_eq!(config.runner_namespaces.names.len(), 2);
@@ -37,7 +37,10 @@ fn every_field_is_read() {
     let off = Inject { manager: false, client_certificate: false, jobs: false, services: true };
     assert_eq!(config.inject, off);
     assert_eq!(config.public_roots, PublicRoots::None);
-    assert_eq!(config.variables, Variables { additive: vec!["A".into()], replacing: vec![] });
+    assert_eq!(
+        config.variables,
+        Variables { additive: vec!["A".into()], directory: vec!["SSL_CERT_DIR".into()], replacing: vec![] }
+    );
     assert_eq!(config.gate, GateConfig { give_up_after: Duration::from_millis(500), then: GateThen::Deny });
     let certs = &config.clones[1];
     assert!(certs.holds_certs && certs.source() == "infra/ca" && !config.clones[0].holds_certs);

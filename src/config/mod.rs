@@ -118,7 +118,7 @@ pub enum PublicRoots {
     /// Mozilla's, compiled in.
     #[default]
     Builtin,
-    /// Nowhere: replacing variables are not set; `SSL_CERT_DIR` adds the private CAs to what the image has.
+    /// Nowhere: replacing variables are not set.
     None,
 }
 
@@ -127,6 +127,8 @@ pub enum PublicRoots {
 pub struct Variables {
     /// Add to what a program trusts anyway: they name `ca.crt`.
     pub additive: Vec<String>,
+    /// Add to it, too: they name the directory. `SSL_CERT_DIR` names those of images, too.
+    pub directory: Vec<String>,
     /// Replace what a program trusts: they name `bundle.crt`.
     pub replacing: Vec<String>,
 }

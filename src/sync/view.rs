@@ -32,14 +32,13 @@ pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, 
     let certs = observed.all_certs();
     let all = || certs.into_iter().flatten();
     let (read, unread) = (all().filter(|(_, state)| !state.is_unread), all().filter(|(_, state)| state.is_unread));
-    let Bundles { trust, trust_former, trust_unsettled } = bundles(config, observed, shown, is_passive);
+    let Bundles { trust, trust_unsettled } = bundles(config, observed, shown, is_passive);
     Snapshot {
         sources: sources.map(|(clone, spec)| (spec.secret.clone(), (spec.from.clone(), view(clone)))).collect(),
         certs: read.map(|(name, state)| (name.clone(), state.certs.clone())).collect(),
         certs_unread: unread.map(|(name, _)| name.clone()).collect(),
         certs_loaded: certs.is_some(),
         trust,
-        trust_former,
         trust_unsettled,
         namespaces: observed.all_namespaces(),
         clones_loaded: observed.clones_loaded(),
@@ -50,12 +49,10 @@ pub(super) fn snapshot(config: &Config, observed: &Observed, shown: &mut Shown, 
     }
 }
 
-/// The trust bundles that pods are given, those of them that are former ones, and the namespaces where one is about to be
-/// put right.
+/// The trust bundles that pods are given, and the namespaces where one is about to be put right.
 #[derive(Default)]
 struct Bundles {
     trust: BTreeMap<NamespaceName, BundleFiles>,
-    trust_former: BTreeSet<NamespaceName>,
     trust_unsettled: BTreeSet<NamespaceName>,
 }
 
@@ -74,9 +71,6 @@ fn bundles(config: &Config, observed: &Observed, shown: &mut Shown, is_passive: 
         let is_right = |certs| bundle.is_ours(&config.certs_secret_name) && shown.accepts(namespace, bundle, certs);
         if is_of_other || certs.is_some_and(is_right) {
             found.trust.insert(namespace.clone(), bundle.trust);
-            if !certs.is_some_and(|certs| bundle.has_content_of(&certs.bundle)) {
-                found.trust_former.insert(namespace.clone());
-            }
         }
     }
     // A bundle that is to be there, and is not, or is another.

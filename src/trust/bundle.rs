@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::ByteString;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
-use super::{Cas, LeftOut, subject_hash};
+use super::{BundleFiles, Cas, LeftOut, subject_hash};
 use crate::{
     config::PublicRoots,
     names::{KEY_BUNDLE, KEY_CA},
@@ -71,31 +71,38 @@ pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) 
     }
     let private: Vec<&[u8]> = cas.certificates.iter().map(Vec::as_slice).collect();
 
-    let ca = pem::written(private.iter().copied());
-    let mut data = BTreeMap::new();
-    if roots == PublicRoots::Builtin {
-        let known: BTreeSet<&[u8]> = private.iter().copied().collect();
-        let public = TLS_SERVER_ROOT_CERTS.iter().map(AsRef::as_ref).filter(|der| !known.contains(der));
-        data.insert(KEY_BUNDLE.to_owned(), ca.clone() + &pem::written(public));
-    }
-    data.insert(KEY_CA.to_owned(), ca);
+    let known: BTreeSet<&[u8]> = private.iter().copied().collect();
+    let public = TLS_SERVER_ROOT_CERTS.iter().map(AsRef::as_ref).filter(|der| !known.contains(der));
+    let public: Vec<&[u8]> = public.filter(|_| roots == PublicRoots::Builtin).collect();
 
-    let hashed = hashed(&private);
-    // With public roots, the hashed names are for those who set SSL_CERT_DIR themselves: not worth having no bundle.
-    if roots == PublicRoots::None || size(&data) + size(&hashed) <= LIMIT {
-        data.extend(hashed);
-    }
-    match size(&data) {
-        size if size > LIMIT => Err(BundleError::TooLarge { certificates: private.len(), size }),
-        _ => Ok(TrustBundle { data, left_out: cas.left_out }),
-    }
+    let ca = pem::written(private.iter().copied());
+    let bundle =
+        (!public.is_empty()).then(|| (KEY_BUNDLE.to_owned(), ca.clone() + &pem::written(public.iter().copied())));
+    let files: BTreeMap<_, _> = bundle.clone().into_iter().chain([(KEY_CA.to_owned(), ca)]).collect();
+    let with = |hashed: BTreeMap<_, _>| files.clone().into_iter().chain(hashed).collect();
+    // The most that fits. Public roots have hashed names for images without any; private CAs, for OpenSSL to find them.
+    let choices: [&dyn Fn() -> BTreeMap<String, String>; 4] = [
+        &|| with(hashed(&[private.as_slice(), &public].concat())),
+        &|| with(hashed(&private)),
+        &|| files.clone(),
+        &|| bundle.clone().into_iter().collect(),
+    ];
+    let fits = |data: &BTreeMap<String, String>| !data.is_empty() && size(data) <= LIMIT;
+    let data = choices.iter().map(|choice| choice()).find(fits);
+    data.map(|data| TrustBundle { data, left_out: cas.left_out })
+        .ok_or_else(|| BundleError::TooLarge { certificates: private.len(), size: size(&files) })
 }
 
 impl TrustBundle {
-    /// The data of the `ConfigMap`: [`KEY_CA`], with public roots [`KEY_BUNDLE`], and one key for each private CA under
-    /// the name that OpenSSL looks for in `SSL_CERT_DIR`.
+    /// The data of the `ConfigMap`: [`KEY_CA`], with public roots [`KEY_BUNDLE`], and one key for each CA under the name
+    /// that OpenSSL looks for in a directory; less where that would be too much.
     pub fn data(&self) -> &BTreeMap<String, String> {
         &self.data
+    }
+
+    /// What there is.
+    pub fn files(&self) -> BundleFiles {
+        BundleFiles::of(self.data.keys())
     }
 
     /// Certificates of the Secret that are not in it.

@@ -83,7 +83,15 @@ fn public_roots_come_after_the_private_cas_and_none_twice() {
     assert_eq!(count(&bundle.data()[KEY_CA]), 2);
     assert_eq!(count(all), TLS_SERVER_ROOT_CERTS.len() + 1);
     assert!(TLS_SERVER_ROOT_CERTS.len() > 100 && all.len() < LIMIT / 4, "{} bytes", all.len());
-    assert_eq!(bundle.data().len(), 4);
+    // Under its hashed name, each of them, too.
+    let hashed: String = bundle
+        .data()
+        .iter()
+        .filter(|(key, _)| key.len() == 10 && *key != KEY_BUNDLE)
+        .map(|(_, pem)| pem.as_str())
+        .collect();
+    assert_eq!(count(&hashed), count(all));
+    assert_eq!(bundle.files(), BundleFiles { has_ca: true, has_bundle: true, has_hashes: true });
 }
 
 #[test]
@@ -126,29 +134,36 @@ fn an_error_names_the_key_and_what_to_do() {
 }
 
 #[test]
-fn what_a_configmap_cannot_hold_is_an_error_with_the_numbers() {
-    let pem = ca(&"long name ".repeat(2000));
-    let many = |count: usize| {
-        (0..count)
-            .map(|index| (format!("{index}.crt"), ca(&format!("{index} {}", "long name ".repeat(2000)))))
-            .collect::<Vec<_>>()
+fn what_fits_is_published_and_what_does_not_is_an_error_with_the_numbers() {
+    let long = "long name ".repeat(2000);
+    // Each takes some 54 kB, and what they are signed with does not count.
+    let many: Vec<(String, String)> =
+        (0..20).map(|index| (format!("{index}.crt"), ca(&format!("{index} {long}")))).collect();
+    let of = |number: usize, roots| {
+        build(Some(&secret(many.iter().take(number).map(|(key, pem)| (key.as_str(), pem.as_str())))), roots)
     };
-    let keys = many(7);
-    let data = secret(keys.iter().map(|(key, pem)| (key.as_str(), pem.as_str())));
-    // 7 CAs of some 54 kB: three times that and the public roots would not fit.
-    assert!((50_000..60_000).contains(&pem.len()), "{}", pem.len());
-    let with_roots = build(Some(&data), PublicRoots::Builtin).unwrap();
-    assert_eq!(with_roots.data().keys().collect::<Vec<_>>(), [KEY_BUNDLE, KEY_CA]);
-    assert_eq!(build(Some(&data), PublicRoots::None).unwrap().data().len(), 8);
-
-    let keys = many(12);
-    let data = secret(keys.iter().map(|(key, pem)| (key.as_str(), pem.as_str())));
-    for roots in [PublicRoots::Builtin, PublicRoots::None] {
-        let error = build(Some(&data), roots).unwrap_err();
-        let BundleError::TooLarge { certificates: 12, size } = error else { panic!("{error}") };
-        assert!(size > LIMIT && error.to_string().contains("1048576") && error.to_string().contains(&size.to_string()));
+    let table = [
+        (PublicRoots::Builtin, 2, Some((true, true, true))),
+        // Without public roots under hashed names.
+        (PublicRoots::Builtin, 5, Some((true, true, true))),
+        (PublicRoots::Builtin, 7, Some((true, true, false))),
+        (PublicRoots::Builtin, 12, Some((false, true, false))),
+        (PublicRoots::Builtin, 20, None),
+        (PublicRoots::None, 7, Some((true, false, true))),
+        (PublicRoots::None, 12, Some((true, false, false))),
+        (PublicRoots::None, 20, None),
+    ];
+    for (roots, number, expected) in table {
+        let built = of(number, roots);
+        let expected = expected.map(|(has_ca, has_bundle, has_hashes)| BundleFiles { has_ca, has_bundle, has_hashes });
+        assert_eq!(built.as_ref().ok().map(TrustBundle::files), expected, "{number}");
+        let Err(error) = built else { continue };
+        let BundleError::TooLarge { certificates, size } = error else { panic!("{error}") };
+        assert!(certificates == number && size > LIMIT && error.to_string().contains(&size.to_string()));
         assert_eq!(error.reason(), "too-large");
     }
+    assert!(of(2, PublicRoots::Builtin).unwrap().data().len() > 100);
+    assert_eq!(of(5, PublicRoots::Builtin).unwrap().data().len(), 7);
 }
 
 #[test]
@@ -185,7 +200,8 @@ fn what_the_manager_needs_to_know() {
     ];
     let certs = Certs::inspect(Some(&secret(all)));
     let pair = ClientPair::Unusable(PairFlaw::OfCa);
-    assert_eq!(certs, Certs { has_ca: true, unreadable: Some("y.crt".to_owned()), client_pair: pair });
+    let unreadable = Some("y.crt".to_owned());
+    assert_eq!(certs, Certs { has_ca: true, unreadable, client_pair: pair, ..Certs::default() });
     assert_eq!(Certs::inspect(None), Certs::default());
     for (value, has_ca) in [("", false), ("hunter2", false), (key.as_str(), false), (&a, true)] {
         assert_eq!(Certs::inspect(Some(&secret([("ca.crt", value)]))).has_ca, has_ca, "{value}");

@@ -23,6 +23,8 @@ pub struct Certs {
     pub has_ca: bool,
     /// The first key that should hold CAs and cannot be read.
     pub unreadable: Option<String>,
+    /// Whether there are more CAs than a trust bundle holds.
+    pub too_large: bool,
     /// The certificate and key with which the runner shows who it is.
     pub client_pair: ClientPair,
 }
@@ -64,6 +66,7 @@ impl Certs {
         Self {
             has_ca: !cas.certificates.is_empty(),
             unreadable: cas.unreadable.into_iter().next().map(|(key, _)| key),
+            too_large: false,
             client_pair: ClientPair::of(data),
         }
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Certs, LeftOut,
+    BundleFiles, Certs, LeftOut,
     bundle::{self, BundleError, TrustBundle},
 };
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
 const CERTS_LEFT_OUT: &str = "certs-left-out";
 /// State of a trust bundle beside a client's certificate that the runner is not given.
 const CLIENT_PAIR_UNUSABLE: &str = "client-pair-unusable";
+
+/// State of a trust bundle without hashed names, for which there was no room.
+const CERTS_REDUCED: &str = "certs-reduced";
 
 /// What the digest of a bundle of text begins with.
 pub(crate) const DIGEST_TAG: &str = "text";
@@ -34,6 +37,8 @@ pub struct CertsState {
 #[derive(Clone, Debug)]
 pub struct ExpectedBundle {
     content: Result<Option<Digest>, String>,
+    /// What it has, if it is there.
+    files: Option<BundleFiles>,
     /// What is not in it.
     left_out: Vec<LeftOut>,
 }
@@ -45,35 +50,48 @@ impl CertsState {
         let flaw = self.certs.client_pair.flaw().filter(|_| wants_pair);
         let flaw = flaw.map(|flaw| format!("no client certificate for the runner: {flaw}"));
         let left_out: Vec<String> = self.bundle.left_out().iter().take(3).map(ToString::to_string).collect();
-        let state = if left_out.is_empty() { CLIENT_PAIR_UNUSABLE } else { CERTS_LEFT_OUT };
-        let remarks: Vec<String> = left_out.into_iter().chain(flaw).collect();
+        let reduced = self.bundle.files.filter(|files| !files.has_hashes).map(|_| {
+            "too many CAs for all forms of the trust bundle: in jobs, SSL_CERT_FILE replaces what the image trusts"
+                .to_owned()
+        });
+        let state = match (left_out.is_empty(), &flaw) {
+            (false, _) => CERTS_LEFT_OUT,
+            (true, Some(_)) => CLIENT_PAIR_UNUSABLE,
+            (true, None) => CERTS_REDUCED,
+        };
+        let remarks: Vec<String> = left_out.into_iter().chain(flaw).chain(reduced).collect();
         (!remarks.is_empty()).then(|| (state, remarks.join("; ")))
     }
 
     /// Looks at the Secret, and works out the trust bundle once to know what it is to be.
     pub fn new(secret: &Secret, roots: PublicRoots) -> Self {
         let data = secret.data.as_ref();
-        Self { certs: Certs::inspect(data), bundle: ExpectedBundle::of(bundle::build(data, roots)), is_unread: false }
+        let built = bundle::build(data, roots);
+        let too_large = matches!(built, Err(BundleError::TooLarge { .. }));
+        Self { certs: Certs { too_large, ..Certs::inspect(data) }, bundle: ExpectedBundle::of(built), is_unread: false }
     }
 
     /// Of a Secret that nobody looks into.
     pub fn unread() -> Self {
-        Self {
-            certs: Certs::default(),
-            bundle: ExpectedBundle { content: Ok(None), left_out: Vec::new() },
-            is_unread: true,
-        }
+        Self { certs: Certs::default(), bundle: ExpectedBundle::none(), is_unread: true }
     }
 }
 
 impl ExpectedBundle {
     fn of(built: Result<TrustBundle, BundleError>) -> Self {
-        let (content, left_out) = match built {
-            Ok(bundle) => (Ok(Some(digest(bundle.data()))), bundle.left_out().to_vec()),
-            Err(BundleError::NoCa) => (Ok(None), Vec::new()),
-            Err(error) => (Err(error.to_string()), Vec::new()),
-        };
-        Self { content, left_out }
+        match built {
+            Ok(bundle) => Self {
+                content: Ok(Some(digest(bundle.data()))),
+                files: Some(bundle.files()),
+                left_out: bundle.left_out().to_vec(),
+            },
+            Err(BundleError::NoCa) => Self::none(),
+            Err(error) => Self { content: Err(error.to_string()), ..Self::none() },
+        }
+    }
+
+    fn none() -> Self {
+        Self { content: Ok(None), files: None, left_out: Vec::new() }
     }
 
     /// Whether there is a CA to be trusted.

@@ -115,9 +115,12 @@ fn mounted(pod: &Pod, container: &str, path: &str) -> Option<(String, Vec<String
     let mount =
         container.volume_mounts.iter().flatten().find(|mount| mount.mount_path.trim_end_matches('/') == path)?;
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
-    let (name, items) = match (&volume.secret, &volume.config_map) {
+    let (name, items) = match (&volume.secret, &volume.projected) {
         (Some(secret), _) => (secret.secret_name.clone()?, &secret.items),
-        (_, Some(map)) => (map.name.clone(), &map.items),
+        (_, Some(projected)) => {
+            let map = projected.sources.as_ref()?.first()?.config_map.as_ref()?;
+            (map.name.clone(), &map.items)
+        }
         _ => return None,
     };
     Some((name, items.iter().flatten().map(|item| item.key.clone()).collect()))
@@ -236,8 +239,9 @@ async fn a_job_pod_gets_the_ca_and_never_the_key() {
         }
         let of = |name| variable(&pod, container, name);
         assert_eq!(of("NODE_EXTRA_CA_CERTS"), Some("/etc/gitlab-runner-webhook/trust/ca.crt"));
-        assert_eq!(of("SSL_CERT_FILE"), Some("/etc/gitlab-runner-webhook/trust/bundle.crt"));
-        assert_eq!(of("GIT_SSL_CAINFO"), None);
+        assert_eq!(of("REQUESTS_CA_BUNDLE"), Some("/etc/gitlab-runner-webhook/trust/bundle.crt"));
+        assert_eq!(of("GIT_SSL_CAPATH"), Some("/etc/gitlab-runner-webhook/trust"));
+        assert_eq!((of("SSL_CERT_FILE"), of("GIT_SSL_CAINFO")), (None, None));
     }
     let secrets = pod.spec.as_ref().unwrap().volumes.iter().flatten().filter(|volume| volume.secret.is_some());
     assert_eq!(secrets.count(), 0, "a job pod refers to no Secret of ours");
@@ -419,7 +423,7 @@ async fn a_container_that_another_webhook_adds_later_gets_the_certificates_too()
     .await;
     for container in ["build", "helper"] {
         assert_eq!(mounted(&pod, container, TRUST_MOUNT), Some((TRUST.into(), vec![])), "{container}");
-        assert!(variable(&pod, container, "SSL_CERT_FILE").is_some(), "{container}");
+        assert!(variable(&pod, container, "SSL_CERT_DIR").is_some(), "{container}");
     }
     let spec = pod.spec.as_ref().unwrap();
     assert_eq!(spec.volumes.iter().flatten().filter(|volume| volume.name == TRUST).count(), 1);

@@ -25,9 +25,13 @@ const JOB: &str = r#"
 set -eu
 echo "ca.crt: $NODE_EXTRA_CA_CERTS"
 cat "$NODE_EXTRA_CA_CERTS"
-echo "bundle.crt: $SSL_CERT_FILE, $(grep -c 'BEGIN CERTIFICATE' "$SSL_CERT_FILE") certificates"
-cmp "$SSL_CERT_FILE" /etc/gitlab-runner-webhook/trust/bundle.crt
-cat "$SSL_CERT_FILE" >/dev/null
+echo "bundle.crt: $PIP_CERT, $(grep -c 'BEGIN CERTIFICATE' "$PIP_CERT") certificates"
+echo "hashed names: $(ls "$GIT_SSL_CAPATH" | grep -c '^[0-9a-f]\{8\}\.[0-9]$')"
+cmp "$PIP_CERT" /etc/gitlab-runner-webhook/trust/bundle.crt
+# Each directory of the list, and the list itself as the path of one.
+cat "${SSL_CERT_DIR%%:*}ca.crt" >/dev/null
+cmp "$SSL_CERT_DIR/00000000.0" "$PIP_CERT"
+cmp "$SSL_CERT_DIR/00000001.0" "$NODE_EXTRA_CA_CERTS"
 "#;
 
 /// Everything that the chart puts into a namespace for the manager pod.

@@ -1,13 +1,15 @@
 //! The CA variables for real: programs that people run in jobs, with the environment and the files that an injected
-//! job container gets, against servers on loopback under a private CA and under one that stands for the public ones.
+//! job container gets, in images of several layouts, against servers on loopback: under a private CA, under one that
+//! stands for the public ones, and under one that only the image knows.
 //!
-//! A program that this machine lacks is reported and left out. Versions and outcomes: `--nocapture`.
+//! A program that this machine lacks is reported and left out. `UPDATE_DOCS=1` writes what came of it into docs/trust.md.
 
 #[path = "../fixtures/ca/tools.rs"]
 mod tools;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     os::unix::fs::symlink,
     path::Path,
@@ -25,10 +27,10 @@ use gitlab_runner_webhook::{
     admission::{Admission, Webhook},
     cluster::Requests,
     config::{Config, PublicRoots},
-    names::{CONFIGMAP_TRUST, KEY_BUNDLE, KEY_CA, MOUNT_TRUST, VOLUME_TRUST},
+    names::{KEY_BUNDLE, KEY_CA, MOUNT_TRUST, VOLUME_TRUST},
     snapshot::{SharedSnapshot, Snapshot},
     telemetry::metrics::Metrics,
-    trust::{BundleFiles, Certs, bundle},
+    trust::{Certs, bundle},
 };
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -46,14 +48,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use tools::{NODE, Tool, Variables};
+use tools::{Image, Tool, Variables};
 
 /// No program here waits that long for an answer: when this is over, the server hangs up.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Where Debian's images have their public roots, and one of the folders in `SSL_CERT_DIR`.
-const STORE_OF_IMAGE: &str = "/etc/ssl/certs";
 /// What programs say of a certificate that they do not trust.
-const COMPLAINTS: [&str; 7] = [
+const COMPLAINTS: [&str; 10] = [
     "certificate verif",
     "certificate_verify_failed",
     "certificate problem",
@@ -61,6 +61,10 @@ const COMPLAINTS: [&str; 7] = [
     "unable to verify",
     "unable to get local issuer",
     "self-signed",
+    "is not trusted",
+    // There is none at all.
+    "error setting certificate",
+    "error reading ca cert",
 ];
 
 /// An HTTPS server that remembers what it was asked. It stops when dropped.
@@ -100,10 +104,10 @@ impl Server {
     }
 
     /// Whether a program gets as far as a request, or else refuses the certificate. Nothing else may go wrong.
-    fn is_reached(&self, tool: &Tool, environment: &Variables) -> bool {
+    fn is_reached(&self, tool: &Tool, image: &Image, environment: &Variables) -> bool {
         static RUNS: AtomicUsize = AtomicUsize::new(0);
         let token = format!("run-{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        let said = tool.get(self.port, &token, environment).to_lowercase();
+        let said = tool.get(self.port, &token, image, environment).to_lowercase();
         if self.asked.lock().unwrap().contains(&token) {
             return true;
         }
@@ -164,9 +168,8 @@ impl Container {
     /// Has a job pod of a recent runner reviewed, and does what kubelet would do with the result.
     async fn start(config: Config, private_ca: &str, public_ca: &str) -> Self {
         let secret = BTreeMap::from([(KEY_CA.to_owned(), ByteString(private_ca.into()))]);
-        let mut files = bundle::build(Some(&secret), config.public_roots).unwrap().data().clone();
-        let has_bundle = files.contains_key(KEY_BUNDLE);
-        let trust = BundleFiles { has_bundle, has_hashes: files.keys().any(|key| key.ends_with(".0")) };
+        let built = bundle::build(Some(&secret), config.public_roots).unwrap();
+        let (mut files, trust) = (built.data().clone(), built.files());
         let namespace = || "gitlab-runner".parse().unwrap();
         let snapshot = Snapshot {
             certs: BTreeMap::from([(namespace(), Certs::inspect(Some(&secret)))]),
@@ -181,15 +184,17 @@ impl Container {
         let mounts = build["volumeMounts"].as_array().unwrap();
         assert!(mounts.iter().any(|mount| mount["name"] == VOLUME_TRUST && mount["mountPath"] == MOUNT_TRUST));
         let volumes = after["spec"]["volumes"].as_array().unwrap();
-        let shows = |volume: &Value| volume["name"] == VOLUME_TRUST && volume["configMap"]["name"] == CONFIGMAP_TRUST;
-        assert!(volumes.iter().any(shows));
+        let volume = volumes.iter().find(|volume| volume["name"] == VOLUME_TRUST).unwrap();
 
         // What stands for the public roots is not among those compiled in. This is all that differs from a cluster.
-        files.entry(KEY_BUNDLE.to_owned()).and_modify(|bundle| bundle.push_str(public_ca));
+        if let Some(bundle) = files.get_mut(KEY_BUNDLE) {
+            bundle.push_str(public_ca);
+            files.extend(hashed(public_ca));
+        }
         let this = Self {
             variables: variables(container(&before)),
             injected: variables(build),
-            trust: as_kubelet_mounts(&files),
+            trust: as_kubelet_mounts(volume, &files),
         };
         assert!(this.injected.len() > this.variables.len());
         this
@@ -231,111 +236,150 @@ fn variables(container: &Value) -> Variables {
     all.map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["value"].as_str().unwrap().to_owned())).collect()
 }
 
-/// Files in a folder of their own, to which `..data` points, and through which each key does.
-fn as_kubelet_mounts(files: &BTreeMap<String, String>) -> TempDir {
+/// What a projected volume of a `ConfigMap` with these keys shows: files in a folder of their own, to which `..data` points,
+/// and through which each of its entries does.
+fn as_kubelet_mounts(volume: &Value, files: &BTreeMap<String, String>) -> TempDir {
     let folder = TempDir::new().unwrap();
-    let version = "..2026_01_01_00_00_00.1";
-    fs::create_dir(folder.path().join(version)).unwrap();
-    symlink(version, folder.path().join("..data")).unwrap();
-    for (key, value) in files {
-        fs::write(folder.path().join(version).join(key), value).unwrap();
-        symlink(Path::new("..data").join(key), folder.path().join(key)).unwrap();
+    let version = folder.path().join("..2026_01_01_00_00_00.1");
+    fs::create_dir(&version).unwrap();
+    symlink(version.file_name().unwrap(), folder.path().join("..data")).unwrap();
+    for source in volume["projected"]["sources"].as_array().unwrap() {
+        let all = || files.keys().map(|key| (key.clone(), key.clone())).collect();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let items = source["configMap"]["items"].as_array();
+        let items: Vec<(String, String)> = items
+            .map_or_else(all, |items| items.iter().map(|item| (text(&item["key"]), text(&item["path"]))).collect());
+        for (key, path) in items {
+            // An optional key that is not there is left out.
+            let Some(content) = files.get(&key) else { continue };
+            fs::create_dir_all(version.join(&path).parent().unwrap()).unwrap();
+            fs::write(version.join(path), content).unwrap();
+        }
+    }
+    for entry in fs::read_dir(&version).unwrap() {
+        let name = entry.unwrap().file_name();
+        symlink(Path::new("..data").join(&name), folder.path().join(name)).unwrap();
     }
     folder
 }
 
-/// Runs a tool against both servers: whether it reaches the private one, and the public one.
-type Outcome = (bool, bool);
+/// A CA under the name that OpenSSL looks for.
+fn hashed(ca: &str) -> BTreeMap<String, String> {
+    let data = BTreeMap::from([(KEY_CA.to_owned(), ByteString(ca.into()))]);
+    let built = bundle::build(Some(&data), PublicRoots::None).unwrap();
+    built.data().iter().filter(|(key, _)| *key != KEY_CA).map(|(key, pem)| (key.clone(), pem.clone())).collect()
+}
+
+/// The certificates of images, as they are laid out in `/etc/ssl/certs`.
+fn images(public: &str, own: &str) -> Vec<Image> {
+    let file = [("ca-certificates.crt".to_owned(), format!("{public}{own}"))];
+    let links = hashed(public).into_iter().chain(hashed(own));
+    vec![
+        Image::new("Debian", file.clone().into_iter().chain(links)),
+        Image::new("bundle file only", file),
+        Image::new("no certificates", []),
+    ]
+}
+
+/// Whether a tool reaches the private server, the public one, and the one that only the image knows.
+type Outcome = [bool; 3];
 
 struct Stage {
-    private: Server,
-    public: Server,
+    servers: [Server; 3],
+    images: Vec<Image>,
+    tools: Vec<&'static Tool>,
 }
 
 impl Stage {
-    async fn set() -> Self {
-        Self { private: Server::start("Private CA").await, public: Server::start("As good as public CA").await }
+    /// `None`: this machine lets nobody lay out an image.
+    async fn set() -> Option<Arc<Self>> {
+        let servers = [
+            Server::start("Private CA").await,
+            Server::start("Public CA").await,
+            Server::start("CA of the image").await,
+        ];
+        let images = images(&servers[1].ca_pem, &servers[2].ca_pem);
+        if !images[0].can_be_entered() {
+            eprintln!("SKIPPED: no mount namespace can be made here");
+            return None;
+        }
+        let tools: Vec<_> = spawn_blocking(Tool::all).await.unwrap().iter().collect();
+        assert!(
+            tools.iter().any(|tool| ["curl", "openssl", "go"].contains(&tool.name)),
+            "there is nothing to test with"
+        );
+        Some(Arc::new(Self { servers, images, tools }))
     }
 
-    /// Runs each tool with an environment of its own.
-    async fn play(
-        self: &Arc<Self>,
-        layout: &str,
-        tools: &[&'static Tool],
-        of: impl Fn(&Tool) -> Variables,
-    ) -> Vec<Outcome> {
-        let runs = tools.iter().map(|tool| {
-            let (stage, tool, variables) = (Arc::clone(self), *tool, of(tool));
-            let run = move || (stage.private.is_reached(tool, &variables), stage.public.is_reached(tool, &variables));
+    async fn container(&self, public_roots: PublicRoots) -> Container {
+        let config = Config { public_roots, ..Config::default() };
+        Container::start(config, &self.servers[0].ca_pem, &self.servers[1].ca_pem).await
+    }
+
+    /// Runs each tool in each image. The outcomes, by tool and image.
+    async fn play(self: &Arc<Self>, variables: &Variables) -> Vec<Vec<Outcome>> {
+        let runs = (0..self.tools.len()).flat_map(|tool| (0..self.images.len()).map(move |image| (tool, image)));
+        let runs = runs.map(|(tool, image)| {
+            let (stage, variables) = (Arc::clone(self), variables.clone());
+            let run = move || {
+                let (tool, image) = (stage.tools[tool], &stage.images[image]);
+                stage.servers.each_ref().map(|server| server.is_reached(tool, image, &variables))
+            };
             async { spawn_blocking(run).await.unwrap() }
         });
         let at_once = available_parallelism().map_or(1, Into::into);
         let outcomes: Vec<Outcome> = stream::iter(runs).buffered(at_once).collect().await;
-        for (tool, (private, public)) in tools.iter().zip(&outcomes) {
-            eprintln!("{layout:<20} {:<10} private {private:<6} public {public}", tool.name);
-        }
-        outcomes
+        outcomes.chunks(self.images.len()).map(<[Outcome]>::to_vec).collect()
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn both_are_reachable_with_the_bundle_and_only_with_it() {
-    let stage = Arc::new(Stage::set().await);
-    let mut config = Config::default();
-    // Not among the defaults, for what the runner itself tells git.
-    config.variables.replacing.push("GIT_SSL_CAINFO".to_owned());
-    let container = Container::start(config, &stage.private.ca_pem, &stage.public.ca_pem).await;
-    let tools: Vec<_> = spawn_blocking(Tool::all).await.unwrap().iter().collect();
-    for tool in &tools {
-        eprintln!("{:<10} {}", tool.name, tool.version);
-    }
-    assert!(tools.iter().any(|tool| ["curl", "openssl", "go"].contains(&tool.name)), "there is nothing to test with");
-
-    for (tool, outcome) in tools.iter().zip(stage.play("no variables", &tools, |_| container.variables.clone()).await) {
-        assert_eq!(outcome, (false, false), "{} trusts nobody of ours by itself", tool.name);
-    }
-    // Node has its own list of public roots, in which ours are not. Its variable adds to them.
-    for (tool, outcome) in tools.iter().zip(stage.play("injected", &tools, |_| container.environment()).await) {
-        assert_eq!(outcome, (true, tool.name != NODE), "{}", tool.name);
-    }
-    let ca = container.trust.path().join(KEY_CA).to_str().unwrap().to_owned();
-    let replaced: Vec<_> = tools.iter().filter(|tool| !tool.replaced_by.is_empty()).copied().collect();
-    let without_public = |tool: &Tool| {
-        let mut variables = container.environment();
-        for name in tool.replaced_by {
-            assert!(variables.insert((*name).to_owned(), ca.clone()).is_some(), "{name} was injected");
-        }
-        variables
-    };
-    for (tool, outcome) in replaced.iter().zip(stage.play("private CA alone", &replaced, without_public).await) {
-        assert_eq!(outcome, (true, false), "{}", tool.name);
-    }
+/// Whether each of these is reached, in the order private, public, image's own.
+fn marks(outcome: Outcome) -> String {
+    outcome.map(|is_reached| if is_reached { '✓' } else { '✗' }).iter().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_public_roots_the_private_ca_is_added_to_those_of_the_image() {
-    let stage = Arc::new(Stage::set().await);
-    let config = Config { public_roots: PublicRoots::None, ..Config::default() };
-    let container = Container::start(config, &stage.private.ca_pem, &stage.public.ca_pem).await;
-    let tools = spawn_blocking(Tool::all).await.unwrap().iter();
-    let tools: Vec<_> = tools.filter(|tool| tool.reads_directories || tool.name == NODE).collect();
-
-    // The image's folder has what stands for the public roots, under the names that OpenSSL looks for.
-    let public = BTreeMap::from([(KEY_CA.to_owned(), ByteString(stage.public.ca_pem.clone().into()))]);
-    let store = as_kubelet_mounts(bundle::build(Some(&public), PublicRoots::None).unwrap().data());
-    let store = store.path().to_str().unwrap();
-
-    let mut variables = container.variables.clone();
-    variables.insert("SSL_CERT_DIR".to_owned(), store.to_owned());
-    for (tool, outcome) in tools.iter().zip(stage.play("image's roots", &tools, |_| variables.clone()).await) {
-        assert_eq!(outcome, (false, tool.name != NODE), "{}", tool.name);
+async fn the_private_ca_is_added_to_what_the_image_trusts() {
+    let Some(stage) = Stage::set().await else { return };
+    let mut table = String::from("| program |");
+    for image in &stage.images {
+        let _ = write!(table, " {} |", image.name);
     }
-    let mut variables = container.environment();
-    let directories = variables.get_mut("SSL_CERT_DIR").expect("it was injected");
-    assert!(directories.split(':').any(|directory| directory == STORE_OF_IMAGE));
-    *directories = directories.replace(STORE_OF_IMAGE, store);
-    assert!(!variables.contains_key("SSL_CERT_FILE"));
-    for (tool, outcome) in tools.iter().zip(stage.play("injected, no roots", &tools, |_| variables.clone()).await) {
-        assert_eq!(outcome, (true, tool.name != NODE), "{}", tool.name);
+    table += "\n|---|---|---|---|\n";
+    for public_roots in [PublicRoots::Builtin, PublicRoots::None] {
+        let container = stage.container(public_roots).await;
+        let before = stage.play(&container.variables).await;
+        let after = stage.play(&container.environment()).await;
+        for ((tool, before), after) in stage.tools.iter().zip(before).zip(after) {
+            let _ = write!(table, "| {} {} |", tool.name, tool.version);
+            for ((image, before), after) in stage.images.iter().zip(before).zip(after) {
+                let what =
+                    format!("{}, {}, {public_roots:?}: {} -> {}", tool.name, image.name, marks(before), marks(after));
+                let [private, public, own] = after;
+                assert!(!before[0], "nobody trusts ours without us: {what}");
+                assert!(public || !before[1], "public sites stay trusted: {what}");
+                assert!(own || !before[2] || tool.may_lose_the_image(), "what the image trusts stays so: {what}");
+                assert!(tool.reaches_private(image, public_roots).is_none_or(|reaches| private == reaches), "{what}");
+                let _ = write!(table, " {} → {} |", marks(before), marks(after));
+            }
+            table += "\n";
+        }
+        if public_roots == PublicRoots::Builtin {
+            eprintln!("{table}");
+            docs_say(&table);
+        }
     }
+}
+
+/// Versions are those of one machine, so the page is written and not compared.
+fn docs_say(table: &str) {
+    if std::env::var_os("UPDATE_DOCS").is_none() {
+        return;
+    }
+    let page = test_support::repository().join("docs/trust.md");
+    let text = fs::read_to_string(&page).unwrap();
+    let (begin, end) = ("<!-- measured: programs -->\n", "<!-- end -->");
+    let (head, rest) = text.split_once(begin).expect("a place for the table");
+    let (_, tail) = rest.split_once(end).expect("its end");
+    fs::write(&page, format!("{head}{begin}{table}{end}{tail}")).unwrap();
 }

@@ -1,10 +1,9 @@
 //! What job pods get: the trust bundle, and variables that lead programs to it. PURE.
 //!
-//! The trust bundle is a `ConfigMap` of public certificates, so that a job pod refers to no Secret of ours. Programs
-//! either *add* the file of a variable to what they trust, or have it *replace* that; the latter only ever get the file
-//! with the public roots in it. Init containers have images and duties of their own, and are left alone.
-
-use serde_json::json;
+//! The trust bundle is a `ConfigMap` of public certificates, so that a job pod refers to no Secret of ours. What the image
+//! trusts stays trusted: programs *add* the file or the directory of a variable to it. Those that only know how to
+//! *replace* it get the file with the public roots in it. Init containers have images and duties of their own, and are
+//! left alone.
 
 use super::{Additions, Obstacle, Volume, has_name, is_of_mesh, trust_volume, variable};
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
         pod_view::{ContainerView, PodView},
     },
     config::{Config, PublicRoots},
-    names::{KEY_BUNDLE, KEY_CA, MOUNT_JOB_CERTS, MOUNT_TRUST},
+    names::{KEY_BUNDLE, MOUNT_JOB_CERTS, MOUNT_TRUST},
     trust::BundleFiles,
 };
 
@@ -25,8 +24,6 @@ const GIT_VARIABLE: &str = "GIT_SSL_CAINFO";
 /// Read by OpenSSL, Go and what is made with them; each reads the file and the directories.
 const FILE_VARIABLE: &str = "SSL_CERT_FILE";
 const DIRECTORY_VARIABLE: &str = "SSL_CERT_DIR";
-/// Where images have their own certificates: Debian and Alpine, Red Hat, and what kaniko's image says of itself.
-const DIRECTORIES_OF_IMAGES: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";
 
 pub(super) struct JobInjector<'a> {
     services: bool,
@@ -35,17 +32,27 @@ pub(super) struct JobInjector<'a> {
 }
 
 impl<'a> JobInjector<'a> {
-    /// Variables lead only to files that the trust bundle has. A former one, or one of another revision, may have been made for
-    /// the other value of `publicRoots`; then the variables for that are set.
-    pub(super) fn new(trust: BundleFiles, is_former: bool, config: &'a Config) -> Self {
+    /// Variables lead only to files that the trust bundle has. One of another revision may have been made for the other value
+    /// of `publicRoots`, and is about to change: then none lead to `bundle.crt`.
+    pub(super) fn new(trust: BundleFiles, config: &'a Config) -> Self {
         let file = |key: &str| format!("{MOUNT_TRUST}/{key}");
-        let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(KEY_CA)));
+        let additive = config.variables.additive.iter().map(|name| (name.as_str(), file(trust.least())));
         let mut variables: Vec<_> = additive.collect();
-        let wants_bundle = config.public_roots == PublicRoots::Builtin;
-        if trust.has_bundle && (wants_bundle || is_former && !trust.has_hashes) {
-            variables.extend(config.variables.replacing.iter().map(|name| (name.as_str(), file(KEY_BUNDLE))));
-        } else if trust.has_hashes && (!wants_bundle || is_former) {
-            variables.push((DIRECTORY_VARIABLE, format!("{MOUNT_TRUST}:{DIRECTORIES_OF_IMAGES}")));
+        let has_public_roots = trust.has_bundle && config.public_roots == PublicRoots::Builtin;
+        for name in config.variables.directory.iter().filter(|_| trust.has_hashes) {
+            match name.as_str() {
+                DIRECTORY_VARIABLE => variables.push((DIRECTORY_VARIABLE, trust_volume::directories())),
+                // Git over GnuTLS in Debian 12 knows one directory only, and forgets that of the image for ours.
+                name if has_public_roots => variables.push((name, MOUNT_TRUST.to_owned())),
+                _ => {}
+            }
+        }
+        if has_public_roots {
+            // Too many CAs for hashed names: what the image trusts counts for less than the company's hosts.
+            let instead = (!trust.has_hashes).then_some(FILE_VARIABLE);
+            let replacing = config.variables.replacing.iter().map(String::as_str);
+            let replacing = replacing.filter(|name| Some(*name) != instead).chain(instead);
+            variables.extend(replacing.map(|name| (name, file(KEY_BUNDLE))));
         }
         Self { services: config.inject.services, variables }
     }
@@ -68,11 +75,11 @@ impl super::Injector for JobInjector<'_> {
                 continue;
             }
             // curl before 8.2 reads the directories only, where both are set: the user's file would count for nothing.
-            let rival = if *name == DIRECTORY_VARIABLE { variable(container, FILE_VARIABLE) } else { None };
-            match variable(container, name).or(rival) {
-                None => additions.variables.push(json!({"name": name, "value": value})),
-                Some(former) if *former.value == **value => {}
-                Some(former) => additions.kept.push(former.name.to_string()),
+            let is_overruled = *name == DIRECTORY_VARIABLE && variable(container, name).is_none();
+            let rival = variable(container, FILE_VARIABLE).filter(|_| is_overruled);
+            match rival {
+                Some(rival) => additions.kept.push(rival.name.to_string()),
+                None => additions.set(container, name, value),
             }
         }
         Ok(additions)

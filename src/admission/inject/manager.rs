@@ -21,8 +21,8 @@ use crate::{
         pod_view::{ContainerView, PodView, VolumeView},
     },
     config::Config,
-    names::{KEY_CA, KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_CLIENT, MOUNT_TRUST, VOLUME_CERTS},
-    trust::{Certs, ClientPair, PairFlaw},
+    names::{KEY_TLS_CERT, KEY_TLS_KEY, MOUNT_CLIENT, MOUNT_TRUST, VOLUME_CERTS},
+    trust::{BundleFiles, Certs, ClientPair, PairFlaw},
 };
 
 const CA_VARIABLE: &str = "CI_SERVER_TLS_CA_FILE";
@@ -32,6 +32,7 @@ const CLIENT_PAIR: [(&str, &str); 2] =
 
 pub(super) struct ManagerInjector<'a> {
     secret: &'a str,
+    ca_file: String,
     client_pair: bool,
     /// What is said of a pair that is there and not given.
     flaw: Option<PairFlaw>,
@@ -39,10 +40,15 @@ pub(super) struct ManagerInjector<'a> {
 
 impl<'a> ManagerInjector<'a> {
     /// `certs`: `certsSecretName`, where it is known.
-    pub(super) fn new(certs: Option<&Certs>, config: &'a Config) -> Self {
+    pub(super) fn new(trust: BundleFiles, certs: Option<&Certs>, config: &'a Config) -> Self {
         let pair = certs.map(|certs| certs.client_pair).filter(|_| config.inject.client_certificate);
         let pair = pair.unwrap_or_default();
-        Self { secret: config.certs_secret_name.as_str(), client_pair: pair == ClientPair::Usable, flaw: pair.flaw() }
+        Self {
+            secret: config.certs_secret_name.as_str(),
+            ca_file: format!("{MOUNT_TRUST}/{}", trust.least()),
+            client_pair: pair == ClientPair::Usable,
+            flaw: pair.flaw(),
+        }
     }
 
     fn add_client_pair(
@@ -109,7 +115,7 @@ impl super::Injector for ManagerInjector<'_> {
     fn additions(&self, pod: &PodView<'_>, container: &ContainerView<'_>) -> Result<Additions, Obstacle> {
         let mut additions = Additions::default();
         trust_volume::mount(pod, container, &mut additions)?;
-        additions.set(container, CA_VARIABLE, &format!("{MOUNT_TRUST}/{KEY_CA}"));
+        additions.set(container, CA_VARIABLE, &self.ca_file);
         if let Some(flaw) = self.flaw {
             additions
                 .warnings

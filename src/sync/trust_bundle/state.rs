@@ -12,7 +12,7 @@ use crate::{
     cluster::{Authorship, Raw},
     config::{NamespaceName, SecretName},
     digest::{Digest, Shape, TextShape},
-    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, KEY_BUNDLE, KEY_CA, LABEL_MANAGED_BY},
+    names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
     trust::{BundleFiles, DIGEST_TAG, ExpectedBundle},
 };
 
@@ -70,14 +70,10 @@ impl BundleState {
         shape: &Shape,
         has_binary: bool,
     ) -> Self {
-        let is_hash = |key: &String| key != KEY_CA && key != KEY_BUNDLE;
         Self {
             metadata,
             immutable: immutable.unwrap_or_default(),
-            trust: BundleFiles {
-                has_bundle: shape.keys().any(|key| key == KEY_BUNDLE),
-                has_hashes: shape.keys().any(is_hash),
-            },
+            trust: BundleFiles::of(shape.keys()),
             // No bundle of ours has binary data; any there makes it another.
             digest: shape.digest(if has_binary { "binary" } else { DIGEST_TAG }),
             authorship: Authorship::of(managers, FIELD_MANAGER_TRUST),

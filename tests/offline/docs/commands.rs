@@ -27,7 +27,7 @@ const FOLDERS: [&str; 12] = [
 /// Paths that are there only after a command, or only in an example.
 const MADE: [&str; 6] = ["certs/issued", "fuzz/corpus", "fuzz/artifacts", "target/", "docs/man", "manifests/mine"];
 /// Flags of other programs that the prose names on their own.
-const FOREIGN: [&str; 2] = ["--label", "--admission-control-config-file"];
+const FOREIGN: [&str; 4] = ["--label", "--admission-control-config-file", "--ca-certificate", "--cert-dir"];
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| character.is_whitespace() || "\"'`(),;=".contains(character))

@@ -9,7 +9,7 @@ use test_support::{documents, repository};
 use crate::docs::{flags, page};
 
 /// Each field, and what it means.
-const FIELDS: [(&str, &str); 21] = [
+const FIELDS: [(&str, &str); 22] = [
     ("runnerNamespaces.names", "Runner namespaces by name. Neither `gitlab-runner-webhook` nor `kube-*`."),
     (
         "runnerNamespaces.selectors",
@@ -41,7 +41,7 @@ const FIELDS: [(&str, &str); 21] = [
     (
         "certs.publicRoots",
         "Public roots in `bundle.crt`. `builtin`: Mozilla's, compiled in. `none`: no `bundle.crt` and no replacing \
-         variables; `SSL_CERT_DIR` adds the private CAs to what the image has.",
+         variables, and nothing for images without roots of their own.",
     ),
     ("certs.inject.manager", "Manager pods get the CAs."),
     (
@@ -52,8 +52,13 @@ const FIELDS: [(&str, &str); 21] = [
     ("certs.inject.services", "Service containers of job pods get it, too."),
     ("certs.variables.additive", "Variables of job pods that name `ca.crt`: they add to what a program trusts."),
     (
+        "certs.variables.directory",
+        "Variables of job pods that name the directory of the trust bundle: they add to what a program trusts. \
+         `SSL_CERT_DIR` names the usual directories of images, too; the others are left out with `publicRoots: none`.",
+    ),
+    (
         "certs.variables.replacing",
-        "Variables of job pods that name `bundle.crt`: they replace what a program trusts. `SSL_CERT_DIR` is none of them.",
+        "Variables of job pods that name `bundle.crt`: they replace what a program trusts, which is for programs that have no other way. `SSL_CERT_DIR` is none of them.",
     ),
     (
         "gate.giveUpAfter",
