@@ -260,7 +260,10 @@ fn tool_router() -> Router {
     let snapshot = Snapshot {
         certs: BTreeMap::from([(namespace.clone(), Certs { has_ca: true, ..Certs::default() })]),
         certs_loaded: true,
-        trust: BTreeMap::from([(namespace, BundleFiles { has_ca: true, has_bundle: true, has_hashes: true })]),
+        trust: BTreeMap::from([(
+            namespace,
+            BundleFiles { has_ca: true, has_bundle: true, has_hashes: true, has_java: true },
+        )]),
         ..Snapshot::default()
     };
     let snapshot = SharedSnapshot::new(snapshot);

@@ -49,6 +49,19 @@ impl Shape {
         self.0.keys()
     }
 
+    /// This and another field of the same object. No key is in both: the API server sees to that.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let other = other.0.iter().map(|(key, value)| (format!("{key}="), value));
+        Self(
+            self.0
+                .iter()
+                .map(|(key, value)| (key.clone(), value))
+                .chain(other)
+                .map(|(key, value)| (key, value.clone()))
+                .collect(),
+        )
+    }
+
     /// Of all of it, and what else counts.
     pub(crate) fn digest(&self, kind: &str) -> Digest {
         let data = self.0.iter().flat_map(|(key, value)| [key.as_bytes(), &value.0]);

@@ -114,6 +114,8 @@ pub const KEY_TLS_KEY: &str = "tls.key";
 pub const CONFIGMAP_TRUST: &str = "gitlab-runner-webhook-trust";
 /// Key of the public roots and the private CAs in the trust bundle. The private ones alone are under [`KEY_CA`].
 pub const KEY_BUNDLE: &str = "bundle.crt";
+/// Key of the same certificates as a trust store for the JVM.
+pub const KEY_JAVA: &str = "truststore.jks";
 /// Volume of the trust bundle in runner pods.
 pub const VOLUME_TRUST: &str = "gitlab-runner-webhook-trust";
 /// Where the trust bundle is mounted in runner pods; in job pods at [`MOUNT_JOB_CERTS`], too.

@@ -124,7 +124,7 @@ fn snapshot(config: &Config) -> Snapshot {
     let invalid = Certs { unreadable: Some("ca.crt".to_owned()), ..Certs::default() };
     let certs =
         [("gitlab-runner", valid.clone()), ("pending", valid), ("invalid", invalid), ("none", Certs::default())];
-    let trust = BundleFiles { has_ca: true, has_bundle: true, has_hashes: true };
+    let trust = BundleFiles { has_ca: true, has_bundle: true, has_hashes: true, has_java: true };
     let behind = ["stale", "absent", "foreign"].into_iter();
     let specs = &config.clones;
     let out_of_step = behind

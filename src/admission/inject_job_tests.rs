@@ -19,11 +19,17 @@ fn lines(names: &[&str], value: &str) -> Vec<String> {
     names.iter().map(|name| format!("{name}={value}")).collect()
 }
 
+fn java() -> String {
+    format!(
+        "JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore={MOUNT_TRUST}/truststore.jks -Djavax.net.ssl.trustStoreType=JKS"
+    )
+}
+
 /// Those of the default configuration, where the bundle has all of its files.
 fn all() -> Vec<String> {
     let directory = [format!("SSL_CERT_DIR={MOUNT_TRUST}/:{LIST}"), format!("GIT_SSL_CAPATH={MOUNT_TRUST}")];
     let replacing = lines(&REPLACING, &format!("{MOUNT_TRUST}/bundle.crt"));
-    [lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt")), directory.to_vec(), replacing].concat()
+    [lines(&ADDITIVE, &format!("{MOUNT_TRUST}/ca.crt")), directory.to_vec(), vec![java()], replacing].concat()
 }
 
 #[test]
@@ -58,7 +64,7 @@ fn variables_follow_what_the_trust_bundle_has() {
         (&builtin, (false, true, false), [additive("bundle.crt"), replacing].concat()),
         (&none, (true, false, false), additive("ca.crt")),
     ] {
-        let trust = BundleFiles { has_ca, has_bundle, has_hashes };
+        let trust = BundleFiles { has_ca, has_bundle, has_hashes, has_java: has_bundle && has_hashes };
         let snapshot = seen(certs(false).certs.into_values().next(), Some(trust));
         let injection = inject(&job(), PodKind::Job, "ns", &snapshot, config);
         assert_eq!(trusts(&applied(&job(), &injection)["spec"]["containers"][0]).1, expected);
@@ -70,7 +76,7 @@ fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
     for config in [Config::default(), config("certs: {publicRoots: none}")] {
         for has_bundle in [true, false] {
             // Its Secret has another name, too: this configuration's is not there.
-            let trust = BundleFiles { has_ca: true, has_bundle, has_hashes: true };
+            let trust = BundleFiles { has_ca: true, has_bundle, has_hashes: true, has_java: has_bundle };
             let snapshot = Snapshot { is_passive: true, ..seen(None, Some(trust)) };
             let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &snapshot, &config));
             let variables = trusts(&pod["spec"]["containers"][0]).1;
@@ -81,14 +87,15 @@ fn the_trust_of_a_newer_revision_is_given_whatever_its_configuration() {
 
 #[test]
 fn the_names_of_variables_are_those_of_the_configuration() {
-    let config = config("certs: {variables: {additive: [A], directory: [D], replacing: [GIT_SSL_CAINFO, B]}}");
+    let config =
+        config("certs: {variables: {additive: [A], directory: [D], java: [J], replacing: [GIT_SSL_CAINFO, B]}}");
     let pod = applied(&job(), &inject(&job(), PodKind::Job, "ns", &certs(false), &config));
     let names = |index: usize| {
         let all = items(&pod["spec"]["containers"][index]["env"]);
         all.map(|variable| variable["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(names(0), ["A", "D", "GIT_SSL_CAINFO", "B"]);
-    assert_eq!(names(1), ["A", "D", "B"]);
+    assert_eq!(names(0), ["A", "D", "J", "GIT_SSL_CAINFO", "B"]);
+    assert_eq!(names(1), ["A", "D", "J", "B"]);
 }
 
 #[test]
@@ -122,7 +129,7 @@ fn variables_of_a_jobs_user_stay_with_one_warning() {
     let names: Vec<_> =
         items(&after["spec"]["containers"][0]["env"]).map(|entry| entry["name"].as_str().unwrap()).collect();
     // A file of the user's would count for nothing in some versions of curl, beside SSL_CERT_DIR.
-    assert_eq!(names[4..], ["NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"]);
+    assert_eq!(names[4..], ["NODE_EXTRA_CA_CERTS", "JAVA_TOOL_OPTIONS", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"]);
     assert_eq!(after["spec"]["containers"][1]["env"][0]["value"], "/own.crt");
 }
 

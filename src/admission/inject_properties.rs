@@ -167,7 +167,7 @@ fn is_kept(before: &Value, after: &Value) -> bool {
 /// What the webhook knows.
 fn snapshots() -> impl Strategy<Value = Snapshot> {
     let with = |has_bundle, has_hashes| {
-        let trust = BundleFiles { has_ca: has_hashes, has_bundle, has_hashes };
+        let trust = BundleFiles { has_ca: has_hashes, has_bundle, has_hashes, has_java: has_bundle };
         seen(certs(true).certs.into_values().next(), Some(trust))
     };
     select(vec![
@@ -329,7 +329,9 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
             let name = variable["name"].as_str().unwrap();
             let of_user = items(&container["env"]).take(old).any(|other| other["name"] == name);
             prop_assert!(!of_user, "{} of the user is set twice", name);
-            let path = variable["value"].as_str().unwrap().split(':').next().unwrap();
+            let value = variable["value"].as_str().unwrap();
+            let value = value.strip_prefix("-Djavax.net.ssl.trustStore=").unwrap_or(value);
+            let path = value.split([':', ' ']).next().unwrap();
             let is_directory = ["SSL_CERT_DIR", "GIT_SSL_CAPATH"].contains(&name);
             let (directory, key) = if is_directory { (path, "") } else { path.rsplit_once('/').unwrap() };
             let view = PodView::of(after).unwrap();
@@ -346,6 +348,7 @@ fn nothing_dangles(before: &Value, after: &Value, trust: Option<BundleFiles>) ->
             let is_there = match key {
                 "" => trust.has_hashes,
                 "ca.crt" => trust.has_ca,
+                "truststore.jks" => trust.has_java,
                 _ => trust.has_bundle,
             };
             prop_assert!(is_there);

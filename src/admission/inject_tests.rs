@@ -15,7 +15,7 @@ use crate::{
 const SECRET: &str = "gitlab-runner-certs";
 const ENTRYPOINT: &str = "/configmaps/entrypoint";
 
-const TRUST: BundleFiles = BundleFiles { has_ca: true, has_bundle: true, has_hashes: true };
+const TRUST: BundleFiles = BundleFiles { has_ca: true, has_bundle: true, has_hashes: true, has_java: true };
 const ADDITIVE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 const REPLACING: [&str; 3] = ["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE"];
 const LIST: &str = "/etc/ssl/certs:/etc/pki/tls/certs:/kaniko/ssl/certs";

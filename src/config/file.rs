@@ -105,6 +105,7 @@ struct InjectFile {
 struct VariablesFile {
     additive: Vec<String>,
     directory: Vec<String>,
+    java: Vec<String>,
     replacing: Vec<String>,
 }
 
@@ -149,6 +150,7 @@ impl Default for VariablesFile {
         Self {
             additive: names(&["NODE_EXTRA_CA_CERTS", "DENO_CERT"]),
             directory: names(&["SSL_CERT_DIR", "GIT_SSL_CAPATH"]),
+            java: names(&["JAVA_TOOL_OPTIONS"]),
             replacing: names(&["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE"]),
         }
     }
@@ -268,9 +270,12 @@ impl CloneFile {
 impl VariablesFile {
     fn check(self) -> Result<Variables, ConfigError> {
         let mut seen = BTreeSet::new();
-        for (field, names) in
-            [("additive", &self.additive), ("directory", &self.directory), ("replacing", &self.replacing)]
-        {
+        for (field, names) in [
+            ("additive", &self.additive),
+            ("directory", &self.directory),
+            ("java", &self.java),
+            ("replacing", &self.replacing),
+        ] {
             for name in names {
                 let field = format!("certs.variables.{field}");
                 let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
@@ -290,7 +295,7 @@ impl VariablesFile {
                 }
             }
         }
-        Ok(Variables { additive: self.additive, directory: self.directory, replacing: self.replacing })
+        Ok(Variables { additive: self.additive, directory: self.directory, java: self.java, replacing: self.replacing })
     }
 }
 

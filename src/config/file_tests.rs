@@ -23,7 +23,7 @@ fn every_field_is_read() {
          clones:\n- {secret: s, from: src, onSourceDeleted: delete, onForeignTarget: refuse, labels: {a: b}}\n\
          certsSecretName: ca\ncerts:\n  from: infra\n  publicRoots: none\n  \
          inject: {manager: false, clientCertificate: false, jobs: false, services: true}\n  \
-         variables: {additive: [A], directory: [SSL_CERT_DIR], replacing: []}\ngate: {giveUpAfter: 500ms, then: deny}\n",
+         variables: {additive: [A], directory: [SSL_CERT_DIR], java: [], replacing: []}\ngate: {giveUpAfter: 500ms, then: deny}\n",
     )
     .unwrap();
     assert_eq!(config.runner_namespaces.names.len(), 2);
@@ -39,7 +39,12 @@ fn every_field_is_read() {
     assert_eq!(config.public_roots, PublicRoots::None);
     assert_eq!(
         config.variables,
-        Variables { additive: vec!["A".into()], directory: vec!["SSL_CERT_DIR".into()], replacing: vec![] }
+        Variables {
+            additive: vec!["A".into()],
+            directory: vec!["SSL_CERT_DIR".into()],
+            java: vec![],
+            replacing: vec![]
+        }
     );
     assert_eq!(config.gate, GateConfig { give_up_after: Duration::from_millis(500), then: GateThen::Deny });
     let certs = &config.clones[1];

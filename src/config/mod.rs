@@ -129,6 +129,8 @@ pub struct Variables {
     pub additive: Vec<String>,
     /// Add to it, too: they name the directory. `SSL_CERT_DIR` names those of images, too.
     pub directory: Vec<String>,
+    /// Options of a JVM: they name the trust store, which replaces what it trusts.
+    pub java: Vec<String>,
     /// Replace what a program trusts: they name `bundle.crt`.
     pub replacing: Vec<String>,
 }

@@ -15,6 +15,7 @@ use crate::{
     config::{Config, NamespaceName, SecretName},
     names::CONFIGMAP_TRUST,
     telemetry::metrics::{CloneLabels, Metrics, StateLabels},
+    trust::REMARKS,
 };
 
 /// States by target.
@@ -23,13 +24,22 @@ pub struct States {
     metrics: Metrics,
     events: EventQueue,
     by_target: HashMap<Target, &'static str>,
+    /// What is wrong with the Secret of a trust bundle: another fault is told anew, although the state is the same.
+    faults: HashMap<Target, String>,
     /// Since when each clone is not what its source is.
     out_of_step: BTreeMap<(SecretName, NamespaceName), Instant>,
 }
 
 impl States {
     pub fn new(config: Arc<Config>, metrics: Metrics, events: EventQueue) -> Self {
-        Self { config, metrics, events, by_target: HashMap::new(), out_of_step: BTreeMap::new() }
+        Self {
+            config,
+            metrics,
+            events,
+            by_target: HashMap::new(),
+            faults: HashMap::new(),
+            out_of_step: BTreeMap::new(),
+        }
     }
 
     /// Since when each clone is not what its source is.
@@ -76,7 +86,13 @@ impl States {
         } else {
             self.by_target.insert(target.clone(), state)
         };
-        if former == Some(state) {
+        let is_of_secret = state == NoAction::CertsUnusable.reason() || REMARKS.contains(&state);
+        let fault = detail.filter(|_| is_of_secret).map(ToOwned::to_owned);
+        let former_fault = match &fault {
+            Some(fault) => self.faults.insert(target.clone(), fault.clone()),
+            None => self.faults.remove(target),
+        };
+        if former == Some(state) && former_fault == fault {
             return false;
         }
         if let Some(former) = former {
@@ -245,6 +261,23 @@ mod tests {
         assert_eq!(events.waiting(CONFIGMAP_TRUST), None);
         states.set(&bundle, "certs-unusable", Some("key ca.crt"), None);
         assert!(events.waiting(CONFIGMAP_TRUST).unwrap().0);
+    }
+
+    #[test]
+    fn another_fault_of_the_same_kind_is_told_anew() {
+        let (mut states, metrics, events) = states();
+        let bundle = target(Subject::Trust);
+        for fault in ["key a.crt", "key b.crt"] {
+            states.set(&bundle, "certs-unusable", Some(fault), None);
+            assert_eq!(events.waiting(CONFIGMAP_TRUST).unwrap().2, fault);
+        }
+        assert_eq!(metrics.trust_bundles.get_or_create(&StateLabels { state: "certs-unusable" }).get(), 1);
+        // What an API server says differs from attempt to attempt.
+        let clone = target(Subject::Clone(0));
+        for problem in ["timeout 1", "timeout 2"] {
+            states.set(&clone, "timeout", Some(problem), None);
+            assert_eq!(events.waiting(SECRET).unwrap().2, "timeout 1");
+        }
     }
 
     #[test]

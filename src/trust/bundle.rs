@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::ByteString;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
-use super::{BundleFiles, Cas, LeftOut, subject_hash};
+use super::{BundleFiles, Cas, LeftOut, java, subject_hash};
 use crate::{
     config::PublicRoots,
-    names::{KEY_BUNDLE, KEY_CA},
+    names::{KEY_BUNDLE, KEY_CA, KEY_JAVA},
     pem::{self, PemError},
 };
 
@@ -22,9 +22,10 @@ use crate::{
 const LIMIT: usize = 1024 * 1024;
 
 /// The data of a trust bundle: public certificates, and nothing else.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustBundle {
     data: BTreeMap<String, String>,
+    binary: BTreeMap<String, ByteString>,
     left_out: Vec<LeftOut>,
 }
 
@@ -70,27 +71,38 @@ pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) 
         return Err(cas.left_out.into_iter().next().map_or(BundleError::NoCa, BundleError::LeftOut));
     }
     let private: Vec<&[u8]> = cas.certificates.iter().map(Vec::as_slice).collect();
-
     let known: BTreeSet<&[u8]> = private.iter().copied().collect();
     let public = TLS_SERVER_ROOT_CERTS.iter().map(AsRef::as_ref).filter(|der| !known.contains(der));
     let public: Vec<&[u8]> = public.filter(|_| roots == PublicRoots::Builtin).collect();
+    let all = [private.as_slice(), &public].concat();
 
-    let ca = pem::written(private.iter().copied());
-    let bundle =
-        (!public.is_empty()).then(|| (KEY_BUNDLE.to_owned(), ca.clone() + &pem::written(public.iter().copied())));
-    let files: BTreeMap<_, _> = bundle.clone().into_iter().chain([(KEY_CA.to_owned(), ca)]).collect();
-    let with = |hashed: BTreeMap<_, _>| files.clone().into_iter().chain(hashed).collect();
+    let ca = BTreeMap::from([(KEY_CA.to_owned(), pem::written(private.iter().copied()))]);
+    // Where they take the place of what a program trusts, private CAs alone would be too little.
+    let mut bundle = TrustBundle { left_out: cas.left_out, ..TrustBundle::default() };
+    let mut java = BTreeMap::new();
+    if !public.is_empty() {
+        bundle.data.insert(KEY_BUNDLE.to_owned(), pem::written(all.iter().copied()));
+        java.insert(KEY_JAVA.to_owned(), ByteString(java::trust_store(all.iter().copied())));
+    }
+    let with = |text: [BTreeMap<String, String>; 2], binary: &BTreeMap<String, ByteString>| {
+        let mut bundle = bundle.clone();
+        bundle.data.extend(text.into_iter().flatten());
+        bundle.binary.extend(binary.clone());
+        bundle
+    };
     // The most that fits. Public roots have hashed names for images without any; private CAs, for OpenSSL to find them.
-    let choices: [&dyn Fn() -> BTreeMap<String, String>; 4] = [
-        &|| with(hashed(&[private.as_slice(), &public].concat())),
-        &|| with(hashed(&private)),
-        &|| files.clone(),
-        &|| bundle.clone().into_iter().collect(),
+    let none = BTreeMap::new();
+    let choices: [&dyn Fn() -> TrustBundle; 5] = [
+        &|| with([ca.clone(), hashed(&all)], &java),
+        &|| with([ca.clone(), hashed(&private)], &java),
+        &|| with([ca.clone(), hashed(&private)], &none),
+        &|| with([ca.clone(), BTreeMap::new()], &none),
+        &|| bundle.clone(),
     ];
-    let fits = |data: &BTreeMap<String, String>| !data.is_empty() && size(data) <= LIMIT;
-    let data = choices.iter().map(|choice| choice()).find(fits);
-    data.map(|data| TrustBundle { data, left_out: cas.left_out })
-        .ok_or_else(|| BundleError::TooLarge { certificates: private.len(), size: size(&files) })
+    let size = with([ca.clone(), BTreeMap::new()], &none).size();
+    let fits = |bundle: &TrustBundle| !bundle.data.is_empty() && bundle.size() <= LIMIT;
+    let too_large = BundleError::TooLarge { certificates: private.len(), size };
+    choices.into_iter().map(|choice| choice()).find(fits).ok_or(too_large)
 }
 
 impl TrustBundle {
@@ -102,7 +114,18 @@ impl TrustBundle {
 
     /// What there is.
     pub fn files(&self) -> BundleFiles {
-        BundleFiles::of(self.data.keys())
+        BundleFiles::of(self.data.keys().chain(self.binary.keys()))
+    }
+
+    /// Its binary data: with public roots, [`KEY_JAVA`].
+    pub fn binary(&self) -> &BTreeMap<String, ByteString> {
+        &self.binary
+    }
+
+    /// What keys and values add up to, in bytes.
+    fn size(&self) -> usize {
+        let text = self.data.iter().map(|(key, value)| key.len() + value.len());
+        text.chain(self.binary.iter().map(|(key, value)| key.len() + value.0.len())).sum()
     }
 
     /// Certificates of the Secret that are not in it.
@@ -136,10 +159,6 @@ fn hashed(certificates: &[&[u8]]) -> BTreeMap<String, String> {
         }
     }
     files
-}
-
-fn size(data: &BTreeMap<String, String>) -> usize {
-    data.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 #[cfg(test)]

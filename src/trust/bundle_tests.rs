@@ -91,7 +91,7 @@ fn public_roots_come_after_the_private_cas_and_none_twice() {
         .map(|(_, pem)| pem.as_str())
         .collect();
     assert_eq!(count(&hashed), count(all));
-    assert_eq!(bundle.files(), BundleFiles { has_ca: true, has_bundle: true, has_hashes: true });
+    assert_eq!(bundle.files(), BundleFiles { has_ca: true, has_bundle: true, has_hashes: true, has_java: true });
 }
 
 #[test]
@@ -142,28 +142,34 @@ fn what_fits_is_published_and_what_does_not_is_an_error_with_the_numbers() {
     let of = |number: usize, roots| {
         build(Some(&secret(many.iter().take(number).map(|(key, pem)| (key.as_str(), pem.as_str())))), roots)
     };
+    let files = |[has_ca, has_bundle, has_hashes, has_java]: [bool; 4]| BundleFiles {
+        has_ca,
+        has_bundle,
+        has_hashes,
+        has_java,
+    };
     let table = [
-        (PublicRoots::Builtin, 2, Some((true, true, true))),
+        (PublicRoots::Builtin, 1, Some([true; 4])),
         // Without public roots under hashed names.
-        (PublicRoots::Builtin, 5, Some((true, true, true))),
-        (PublicRoots::Builtin, 7, Some((true, true, false))),
-        (PublicRoots::Builtin, 12, Some((false, true, false))),
+        (PublicRoots::Builtin, 3, Some([true; 4])),
+        (PublicRoots::Builtin, 5, Some([true, true, true, false])),
+        (PublicRoots::Builtin, 7, Some([true, true, false, false])),
+        (PublicRoots::Builtin, 12, Some([false, true, false, false])),
         (PublicRoots::Builtin, 20, None),
-        (PublicRoots::None, 7, Some((true, false, true))),
-        (PublicRoots::None, 12, Some((true, false, false))),
+        (PublicRoots::None, 7, Some([true, false, true, false])),
+        (PublicRoots::None, 12, Some([true, false, false, false])),
         (PublicRoots::None, 20, None),
     ];
     for (roots, number, expected) in table {
-        let built = of(number, roots);
-        let expected = expected.map(|(has_ca, has_bundle, has_hashes)| BundleFiles { has_ca, has_bundle, has_hashes });
+        let (built, expected) = (of(number, roots), expected.map(files));
         assert_eq!(built.as_ref().ok().map(TrustBundle::files), expected, "{number}");
         let Err(error) = built else { continue };
         let BundleError::TooLarge { certificates, size } = error else { panic!("{error}") };
         assert!(certificates == number && size > LIMIT && error.to_string().contains(&size.to_string()));
         assert_eq!(error.reason(), "too-large");
     }
-    assert!(of(2, PublicRoots::Builtin).unwrap().data().len() > 100);
-    assert_eq!(of(5, PublicRoots::Builtin).unwrap().data().len(), 7);
+    assert!(of(1, PublicRoots::Builtin).unwrap().data().len() > 100);
+    assert_eq!(of(3, PublicRoots::Builtin).unwrap().data().len(), 5);
 }
 
 #[test]

@@ -19,9 +19,6 @@ const CLIENT_PAIR_UNUSABLE: &str = "client-pair-unusable";
 /// State of a trust bundle without hashed names, for which there was no room.
 const CERTS_REDUCED: &str = "certs-reduced";
 
-/// What the digest of a bundle of text begins with.
-pub(crate) const DIGEST_TAG: &str = "text";
-
 /// `certsSecretName` in one namespace.
 #[derive(Clone, Debug)]
 pub struct CertsState {
@@ -43,6 +40,9 @@ pub struct ExpectedBundle {
     left_out: Vec<LeftOut>,
 }
 
+/// The states that say what is wrong with the Secret although there is a bundle.
+pub const REMARKS: [&str; 3] = [CERTS_LEFT_OUT, CLIENT_PAIR_UNUSABLE, CERTS_REDUCED];
+
 impl CertsState {
     /// What the owner of the Secret should know although there is a bundle: a state, and its detail.
     pub fn remark(&self, inject: &Inject) -> Option<(&'static str, String)> {
@@ -50,8 +50,9 @@ impl CertsState {
         let flaw = self.certs.client_pair.flaw().filter(|_| wants_pair);
         let flaw = flaw.map(|flaw| format!("no client certificate for the runner: {flaw}"));
         let left_out: Vec<String> = self.bundle.left_out().iter().take(3).map(ToString::to_string).collect();
-        let reduced = self.bundle.files.filter(|files| !files.has_hashes).map(|_| {
-            "too many CAs for all forms of the trust bundle: in jobs, SSL_CERT_FILE replaces what the image trusts"
+        let is_reduced = |files: &BundleFiles| !files.has_hashes || files.has_bundle && !files.has_java;
+        let reduced = self.bundle.files.filter(is_reduced).map(|_| {
+            "too many CAs for every form of the trust bundle: some programs in jobs do not get them; remove some"
                 .to_owned()
         });
         let state = match (left_out.is_empty(), &flaw) {
@@ -81,7 +82,7 @@ impl ExpectedBundle {
     fn of(built: Result<TrustBundle, BundleError>) -> Self {
         match built {
             Ok(bundle) => Self {
-                content: Ok(Some(digest(bundle.data()))),
+                content: Ok(Some(of(&bundle))),
                 files: Some(bundle.files()),
                 left_out: bundle.left_out().to_vec(),
             },
@@ -115,6 +116,13 @@ impl ExpectedBundle {
     }
 }
 
-fn digest(data: &std::collections::BTreeMap<String, String>) -> Digest {
-    data.iter().map(|(key, value)| (key.as_str(), value)).collect::<Shape>().digest(DIGEST_TAG)
+fn of(bundle: &TrustBundle) -> Digest {
+    let text = bundle.data().iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let binary = bundle.binary().iter().map(|(key, value)| (key.as_str(), value.0.as_slice()));
+    digest(&text.collect(), &binary.collect())
+}
+
+/// Stands for the data of a trust bundle.
+pub(crate) fn digest(text: &Shape, binary: &Shape) -> Digest {
+    text.with(binary).digest("bundle")
 }

@@ -105,7 +105,10 @@ fn with_certs() -> Snapshot {
     Snapshot {
         certs: BTreeMap::from([(namespace.clone(), certs)]),
         certs_loaded: true,
-        trust: BTreeMap::from([(namespace, BundleFiles { has_ca: true, has_bundle: true, has_hashes: true })]),
+        trust: BTreeMap::from([(
+            namespace,
+            BundleFiles { has_ca: true, has_bundle: true, has_hashes: true, has_java: true },
+        )]),
         ..Snapshot::default()
     }
 }

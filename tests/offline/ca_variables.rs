@@ -53,7 +53,7 @@ use tools::{Image, Tool, Variables};
 /// No program here waits that long for an answer: when this is over, the server hangs up.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What programs say of a certificate that they do not trust.
-const COMPLAINTS: [&str; 10] = [
+const COMPLAINTS: [&str; 12] = [
     "certificate verif",
     "certificate_verify_failed",
     "certificate problem",
@@ -62,6 +62,8 @@ const COMPLAINTS: [&str; 10] = [
     "unable to get local issuer",
     "self-signed",
     "is not trusted",
+    "unable to find valid certification path",
+    "trustanchors parameter must be non-empty",
     // There is none at all.
     "error setting certificate",
     "error reading ca cert",
@@ -169,7 +171,7 @@ impl Container {
     async fn start(config: Config, private_ca: &str, public_ca: &str) -> Self {
         let secret = BTreeMap::from([(KEY_CA.to_owned(), ByteString(private_ca.into()))]);
         let built = bundle::build(Some(&secret), config.public_roots).unwrap();
-        let (mut files, trust) = (built.data().clone(), built.files());
+        let (mut files, mut binary, trust) = (built.data().clone(), built.binary().clone(), built.files());
         let namespace = || "gitlab-runner".parse().unwrap();
         let snapshot = Snapshot {
             certs: BTreeMap::from([(namespace(), Certs::inspect(Some(&secret)))]),
@@ -186,15 +188,22 @@ impl Container {
         let volumes = after["spec"]["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == VOLUME_TRUST).unwrap();
 
+        let bytes = |(key, text): (String, String)| (key, text.into_bytes());
+        let raw = |(key, value): (String, ByteString)| (key, value.0);
         // What stands for the public roots is not among those compiled in. This is all that differs from a cluster.
         if let Some(bundle) = files.get_mut(KEY_BUNDLE) {
             bundle.push_str(public_ca);
             files.extend(hashed(public_ca));
+            let both = BTreeMap::from([(KEY_CA.to_owned(), ByteString(format!("{private_ca}{public_ca}").into()))]);
+            binary = bundle::build(Some(&both), PublicRoots::Builtin).unwrap().binary().clone();
         }
         let this = Self {
             variables: variables(container(&before)),
             injected: variables(build),
-            trust: as_kubelet_mounts(volume, &files),
+            trust: as_kubelet_mounts(
+                volume,
+                &files.into_iter().map(bytes).chain(binary.into_iter().map(raw)).collect(),
+            ),
         };
         assert!(this.injected.len() > this.variables.len());
         this
@@ -238,7 +247,7 @@ fn variables(container: &Value) -> Variables {
 
 /// What a projected volume of a `ConfigMap` with these keys shows: files in a folder of their own, to which `..data` points,
 /// and through which each of its entries does.
-fn as_kubelet_mounts(volume: &Value, files: &BTreeMap<String, String>) -> TempDir {
+fn as_kubelet_mounts(volume: &Value, files: &BTreeMap<String, Vec<u8>>) -> TempDir {
     let folder = TempDir::new().unwrap();
     let version = folder.path().join("..2026_01_01_00_00_00.1");
     fs::create_dir(&version).unwrap();

@@ -13,7 +13,7 @@ use crate::{
         pod_view::{ContainerView, PodView},
     },
     config::{Config, PublicRoots},
-    names::{KEY_BUNDLE, MOUNT_JOB_CERTS, MOUNT_TRUST},
+    names::{KEY_BUNDLE, KEY_JAVA, MOUNT_JOB_CERTS, MOUNT_TRUST},
     trust::BundleFiles,
 };
 
@@ -46,6 +46,12 @@ impl<'a> JobInjector<'a> {
                 name if has_public_roots => variables.push((name, MOUNT_TRUST.to_owned())),
                 _ => {}
             }
+        }
+        if has_public_roots && trust.has_java {
+            // The type is said lest a JVM in FIPS mode takes it for its own default.
+            let options =
+                format!("-Djavax.net.ssl.trustStore={MOUNT_TRUST}/{KEY_JAVA} -Djavax.net.ssl.trustStoreType=JKS");
+            variables.extend(config.variables.java.iter().map(|name| (name.as_str(), options.clone())));
         }
         if has_public_roots {
             // Too many CAs for hashed names: what the image trusts counts for less than the company's hosts.

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use crate::{
     cluster::{Authorship, Raw},
     config::{NamespaceName, SecretName},
-    digest::{Digest, Shape, TextShape},
+    digest::{BytesShape, Digest, Shape, TextShape},
     names::{ANNOTATION_SOURCE, APP, FIELD_MANAGER_TRUST, LABEL_MANAGED_BY},
-    trust::{BundleFiles, DIGEST_TAG, ExpectedBundle},
+    trust::{BundleFiles, ExpectedBundle, digest},
 };
 
 /// A ConfigMap under the trust bundle's name.
@@ -34,9 +34,9 @@ impl From<ConfigMap> for BundleState {
     fn from(map: ConfigMap) -> Self {
         let mut metadata = map.metadata;
         let managers = metadata.managed_fields.take().unwrap_or_default();
-        let shape = map.data.unwrap_or_default().into_iter().collect();
-        let has_binary = map.binary_data.is_some_and(|binary| !binary.is_empty());
-        Self::new(metadata, &managers, map.immutable, &shape, has_binary)
+        let text = map.data.unwrap_or_default().into_iter().collect();
+        let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+        Self::new(metadata, &managers, map.immutable, &text, &binary)
     }
 }
 
@@ -51,31 +51,30 @@ impl BundleState {
         struct Fields {
             immutable: Option<bool>,
             data: Option<TextShape>,
-            binary_data: Option<TextShape>,
+            binary_data: Option<BytesShape>,
         }
         let Fields { immutable, data, binary_data } = serde_json::from_str(raw.json)?;
-        let has_binary = binary_data.is_some_and(|TextShape(shape)| shape.keys().next().is_some());
-        Ok(Self::new(raw.metadata.clone(), &raw.managed_fields, immutable, &data.unwrap_or_default().0, has_binary))
+        let (text, binary) = (data.unwrap_or_default().0, binary_data.unwrap_or_default().0);
+        Ok(Self::new(raw.metadata.clone(), &raw.managed_fields, immutable, &text, &binary))
     }
 
     /// Of a `ConfigMap` that nobody looks into: nothing but its metadata.
     pub fn unread(metadata: ObjectMeta) -> Self {
-        Self::new(metadata, &[], None, &Shape::default(), false)
+        Self::new(metadata, &[], None, &Shape::default(), &Shape::default())
     }
 
     fn new(
         metadata: ObjectMeta,
         managers: &[ManagedFieldsEntry],
         immutable: Option<bool>,
-        shape: &Shape,
-        has_binary: bool,
+        text: &Shape,
+        binary: &Shape,
     ) -> Self {
         Self {
             metadata,
             immutable: immutable.unwrap_or_default(),
-            trust: BundleFiles::of(shape.keys()),
-            // No bundle of ours has binary data; any there makes it another.
-            digest: shape.digest(if has_binary { "binary" } else { DIGEST_TAG }),
+            trust: BundleFiles::of(text.keys().chain(binary.keys())),
+            digest: digest(text, binary),
             authorship: Authorship::of(managers, FIELD_MANAGER_TRUST),
         }
     }

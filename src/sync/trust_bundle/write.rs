@@ -74,7 +74,12 @@ impl BundleWriter {
                 let annotations = metadata.annotations.get_or_insert_default();
                 let source = source(namespace, &self.config.certs_secret_name);
                 annotations.insert(ANNOTATION_SOURCE.to_owned(), source);
-                let map = ConfigMap { metadata, data: Some(bundle.data().clone()), ..ConfigMap::default() };
+                let map = ConfigMap {
+                    metadata,
+                    data: Some(bundle.data().clone()),
+                    binary_data: Some(bundle.binary().clone()),
+                    ..ConfigMap::default()
+                };
                 self.requests.replace(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, &map).await?;
             }
         }
@@ -106,6 +111,7 @@ impl BundleWriter {
                 "annotations": {ANNOTATION_SOURCE: source(namespace, &self.config.certs_secret_name)},
             },
             "data": bundle.data(),
+            "binaryData": bundle.binary(),
         });
         self.requests.create::<ConfigMap>(FIELD_MANAGER_TRUST, namespace, CONFIGMAP_TRUST, map).await
     }

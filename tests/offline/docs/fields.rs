@@ -9,7 +9,7 @@ use test_support::{documents, repository};
 use crate::docs::{flags, page};
 
 /// Each field, and what it means.
-const FIELDS: [(&str, &str); 22] = [
+const FIELDS: [(&str, &str); 23] = [
     ("runnerNamespaces.names", "Runner namespaces by name. Neither `gitlab-runner-webhook` nor `kube-*`."),
     (
         "runnerNamespaces.selectors",
@@ -55,6 +55,11 @@ const FIELDS: [(&str, &str); 22] = [
         "certs.variables.directory",
         "Variables of job pods that name the directory of the trust bundle: they add to what a program trusts. \
          `SSL_CERT_DIR` names the usual directories of images, too; the others are left out with `publicRoots: none`.",
+    ),
+    (
+        "certs.variables.java",
+        "Variables of job pods with options of a JVM that name the trust store, which replaces what it trusts. Not with \
+         `publicRoots: none`.",
     ),
     (
         "certs.variables.replacing",
