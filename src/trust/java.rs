@@ -4,7 +4,7 @@
 //! password is newer than many. What is in it is public: the digest at its end guards nothing, and JVMs look at it only
 //! when they are given the password, which is everybody's "changeit".
 //!
-//! Source: `JavaKeyStore.engineStore` in OpenJDK's `sun.security.provider`.
+//! Source: `JavaKeyStore.engineStore` in `OpenJDK`'s `sun.security.provider`.
 
 use std::collections::BTreeSet;
 

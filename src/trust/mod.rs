@@ -20,6 +20,7 @@ pub use state::{CertsState, ExpectedBundle, REMARKS};
 
 /// Which files the trust bundle of a namespace has, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each kind of file")]
 pub struct BundleFiles {
     /// Whether there is `ca.crt`, the private CAs alone. With very many of them there is `bundle.crt` only.
     pub has_ca: bool,
