@@ -6,6 +6,7 @@ pub(super) const BIT_STRING: u8 = 3;
 pub(super) const NULL: u8 = 5;
 pub(super) const OBJECT_IDENTIFIER: u8 = 6;
 pub(super) const UTF8_STRING: u8 = 12;
+pub(super) const NUMERIC_STRING: u8 = 18;
 pub(super) const PRINTABLE_STRING: u8 = 19;
 pub(super) const T61_STRING: u8 = 20;
 pub(super) const IA5_STRING: u8 = 22;

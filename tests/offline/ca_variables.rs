@@ -170,8 +170,8 @@ impl Container {
     /// Has a job pod of a recent runner reviewed, and does what kubelet would do with the result.
     async fn start(config: Config, private_ca: &str, public_ca: &str) -> Self {
         let secret = BTreeMap::from([(KEY_CA.to_owned(), ByteString(private_ca.into()))]);
-        let built = bundle::build(Some(&secret), config.public_roots).unwrap();
-        let (mut files, mut binary, trust) = (built.data().clone(), built.binary().clone(), built.files());
+        let published = bundle::build(Some(&secret), config.public_roots).unwrap();
+        let (mut files, mut binary, trust) = (published.data().clone(), published.binary().clone(), published.files());
         let namespace = || "gitlab-runner".parse().unwrap();
         let snapshot = Snapshot {
             certs: BTreeMap::from([(namespace(), Certs::inspect(Some(&secret)))]),
