@@ -9,7 +9,7 @@ use super::{
     pod_view::PodView,
 };
 use crate::{
-    config::{Config, RunnerNamespaces},
+    config::{Config, NamespaceSelection},
     names::LABEL_NAMESPACE_NAME,
     snapshot::{Snapshot, SourcePresence},
 };
@@ -33,7 +33,7 @@ fn missing_sources(config: &Config, snapshot: &Snapshot) -> Vec<Warning> {
         .collect()
 }
 
-fn is_runner_namespace(namespace: &PodView<'_>, runner_namespaces: &RunnerNamespaces) -> bool {
+fn is_runner_namespace(namespace: &PodView<'_>, runner_namespaces: &NamespaceSelection) -> bool {
     let labels = namespace.metadata.labels.iter();
     let labels: BTreeMap<String, String> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     // The API server sets this label when it reads a namespace, with the name as its value.

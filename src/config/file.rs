@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     CloneSpec, Config, DeploymentName, GateConfig, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted,
-    PublicRoots, RunnerNamespaces, SecretName, Variables,
+    PublicRoots, NamespaceSelection, SecretName, Variables,
     error::{ConfigError, invalid},
     labels::{SelectorFile, check_label},
 };
@@ -241,7 +241,7 @@ impl File {
         }
 
         Ok(Config {
-            runner_namespaces: RunnerNamespaces { names, selectors },
+            runner_namespaces: NamespaceSelection { names, selectors },
             clones,
             certs_secret_name: self.certs_secret_name,
             public_roots: self.certs.public_roots,

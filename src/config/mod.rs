@@ -21,7 +21,7 @@ pub use settings::{LogFormat, Settings, TlsMode};
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which namespaces get clones and certificates.
-    pub runner_namespaces: RunnerNamespaces,
+    pub runner_namespaces: NamespaceSelection,
     /// What is cloned into each of them. Each Secret name is there once.
     pub clones: Vec<CloneSpec>,
     /// The Secret in each runner namespace that holds `ca.crt` and, optionally, `tls.crt` and `tls.key`.
@@ -41,7 +41,7 @@ pub struct Config {
 
 /// Runner namespaces: those named, and those whose labels match one of the selectors.
 #[derive(Clone, Debug)]
-pub struct RunnerNamespaces {
+pub struct NamespaceSelection {
     /// Namespaces by name.
     pub names: BTreeSet<NamespaceName>,
     /// Namespaces by label.

@@ -5,14 +5,14 @@ use kube::core::{PartialObjectMeta, SelectorExt as _};
 
 use crate::{
     cluster::{Problem, Requests},
-    config::{NamespaceName, RunnerNamespaces},
+    config::{NamespaceName, NamespaceSelection},
 };
 
 /// Whether a namespace is a runner namespace after all, by a quorum read, so that nothing is deleted there for not being in
 /// one. The watch may have shown an object before its namespace.
 pub(super) async fn is_still_selected(
     requests: &Requests,
-    runner_namespaces: &RunnerNamespaces,
+    runner_namespaces: &NamespaceSelection,
     namespace: &NamespaceName,
 ) -> Result<bool, Problem> {
     if runner_namespaces.names.contains(namespace) {

@@ -1,7 +1,7 @@
 //! Runner namespaces as a namespaceSelector and as CEL. PURE.
 
 use gitlab_runner_webhook::{
-    config::{NamespaceName, RunnerNamespaces},
+    config::{NamespaceName, NamespaceSelection},
     names::LABEL_NAMESPACE_NAME,
 };
 use kube::core::{Expression, Selector};
@@ -9,7 +9,7 @@ use kube::core::{Expression, Selector};
 use super::text::{cel_list, flow, scalar};
 
 /// The `matchExpressions` of one entry each: the names, then every selector.
-pub(super) fn entries(runner_namespaces: &RunnerNamespaces) -> Vec<String> {
+pub(super) fn entries(runner_namespaces: &NamespaceSelection) -> Vec<String> {
     let names = runner_namespaces.names.iter().map(NamespaceName::as_str);
     let of_names = (!runner_namespaces.names.is_empty()).then(|| {
         "        # The API server itself sets this label, so nobody can take it off or fake it.\n".to_owned()
@@ -21,7 +21,7 @@ pub(super) fn entries(runner_namespaces: &RunnerNamespaces) -> Vec<String> {
 
 /// Whether the namespace of a request is a runner namespace: `variables.inNamespace` is its name, `variables.labels` its
 /// labels.
-pub(super) fn condition(runner_namespaces: &RunnerNamespaces) -> String {
+pub(super) fn condition(runner_namespaces: &NamespaceSelection) -> String {
     let names = runner_namespaces.names.iter().map(NamespaceName::as_str);
     let of_names =
         (!runner_namespaces.names.is_empty()).then(|| format!("variables.inNamespace in {}", cel_list(names)));
