@@ -9,8 +9,8 @@ use kube::core::Expression;
 use serde::Deserialize;
 
 use super::{
-    CloneSpec, Config, DeploymentName, GateConfig, GateThen, Inject, NamespaceName, OnForeignTarget, OnSourceDeleted,
-    PublicRoots, NamespaceSelection, SecretName, Variables,
+    CloneSpec, Config, DeploymentName, GateConfig, GateThen, Inject, NamespaceName, NamespaceSelection,
+    OnForeignTarget, OnSourceDeleted, PublicRoots, SecretName, Variables,
     error::{ConfigError, invalid},
     labels::{SelectorFile, check_label},
 };
@@ -48,6 +48,7 @@ impl Default for Config {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct File {
     runner_namespaces: RunnerNamespacesFile,
+    trust_namespaces: TrustNamespacesFile,
     clones: Vec<CloneFile>,
     certs_secret_name: SecretName,
     certs: CertsFile,
@@ -64,6 +65,13 @@ struct RestartFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct RunnerNamespacesFile {
+    names: BTreeSet<NamespaceName>,
+    selectors: Vec<SelectorFile>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct TrustNamespacesFile {
     names: BTreeSet<NamespaceName>,
     selectors: Vec<SelectorFile>,
 }
@@ -120,6 +128,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             runner_namespaces: RunnerNamespacesFile::default(),
+            trust_namespaces: TrustNamespacesFile::default(),
             clones: vec![default_clone()],
             certs_secret_name: default_certs_secret_name(),
             certs: CertsFile::default(),
@@ -175,21 +184,18 @@ impl From<InjectFile> for Inject {
 
 impl File {
     fn check(self) -> Result<Config, ConfigError> {
-        let names = self.runner_namespaces.names;
-        for name in &names {
-            if name.as_str() == names::APP || name.as_str().starts_with("kube-") {
-                return Err(invalid(
-                    "runnerNamespaces.names",
-                    format!("{name:?} cannot be a runner namespace: the cluster or this webhook itself lives there"),
-                ));
-            }
-        }
-        let mut selectors = Vec::new();
-        for (index, selector) in self.runner_namespaces.selectors.into_iter().enumerate() {
-            selectors.push(selector.check(&format!("runnerNamespaces.selectors[{index}]"))?);
-        }
+        let RunnerNamespacesFile { names, selectors } = self.runner_namespaces;
+        let NamespaceSelection { names, mut selectors } = selection("runnerNamespaces", names, selectors)?;
         if names.is_empty() && selectors.is_empty() {
             return Err(invalid("runnerNamespaces", "name at least one namespace or give at least one selector"));
+        }
+        let TrustNamespacesFile { names: of_trust, selectors: by_label } = self.trust_namespaces;
+        let mut trust = selection("trustNamespaces", of_trust, by_label)?;
+        if let Some(name) = trust.names.intersection(&names).next() {
+            return Err(invalid(
+                "trustNamespaces.names",
+                format!("{:?} is a runner namespace, which gets the trust bundle anyway", name.as_str()),
+            ));
         }
 
         let mut clones: Vec<CloneSpec> = Vec::new();
@@ -199,6 +205,12 @@ impl File {
                 return Err(invalid(
                     format!("{field}.secret"),
                     format!("{:?} is cloned twice; a clone has one source", clone.secret.as_str()),
+                ));
+            }
+            if trust.names.contains(&clone.from) {
+                return Err(invalid(
+                    format!("{field}.from"),
+                    format!("{:?} is a trust namespace too; nothing is written where a source is", clone.from.as_str()),
                 ));
             }
             if names.contains(&clone.from) {
@@ -214,6 +226,12 @@ impl File {
         }
 
         if let Some(from) = self.certs.from {
+            if trust.names.contains(&from) {
+                return Err(invalid(
+                    "certs.from",
+                    format!("{:?} is a trust namespace; nothing is written where a source is", from.as_str()),
+                ));
+            }
             if names.contains(&from) {
                 return Err(invalid(
                     "certs.from",
@@ -231,7 +249,7 @@ impl File {
         // itself, it holds for watches, webhooks and guard alike.
         let never = NEVER_BY_LABEL.into_iter().map(str::to_owned);
         let never: BTreeSet<_> = never.chain(clones.iter().map(|clone| clone.from.to_string())).collect();
-        for selector in &mut selectors {
+        for selector in selectors.iter_mut().chain(&mut trust.selectors) {
             selector.extend([Expression::NotIn(names::LABEL_NAMESPACE_NAME.to_owned(), never.clone())]);
         }
 
@@ -242,6 +260,7 @@ impl File {
 
         Ok(Config {
             runner_namespaces: NamespaceSelection { names, selectors },
+            trust_namespaces: trust,
             clones,
             certs_secret_name: self.certs_secret_name,
             public_roots: self.certs.public_roots,
@@ -251,6 +270,26 @@ impl File {
             restart: self.restart.deployments,
         })
     }
+}
+
+fn selection(
+    field: &str,
+    names: BTreeSet<NamespaceName>,
+    files: Vec<SelectorFile>,
+) -> Result<NamespaceSelection, ConfigError> {
+    for name in &names {
+        if name.as_str() == names::APP || name.as_str().starts_with("kube-") {
+            return Err(invalid(
+                format!("{field}.names"),
+                format!("{name:?} cannot be selected: the cluster or this webhook itself lives there"),
+            ));
+        }
+    }
+    let mut selectors = Vec::new();
+    for (index, file) in files.into_iter().enumerate() {
+        selectors.push(file.check(&format!("{field}.selectors[{index}]"))?);
+    }
+    Ok(NamespaceSelection { names, selectors })
 }
 
 impl CloneFile {

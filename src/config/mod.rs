@@ -22,7 +22,10 @@ pub use settings::{LogFormat, Settings, TlsMode};
 pub struct Config {
     /// Which namespaces get clones and certificates.
     pub runner_namespaces: NamespaceSelection,
-    /// What is cloned into each of them. Each Secret name is there once.
+    /// Which further namespaces get the trust bundle, for job pods, and no clone: whoever runs jobs there must not read the
+    /// runner's token.
+    pub trust_namespaces: NamespaceSelection,
+    /// What is cloned into each runner namespace. Each Secret name is there once.
     pub clones: Vec<CloneSpec>,
     /// The Secret in each runner namespace that holds `ca.crt` and, optionally, `tls.crt` and `tls.key`.
     pub certs_secret_name: SecretName,
@@ -39,13 +42,27 @@ pub struct Config {
     pub restart: BTreeSet<DeploymentName>,
 }
 
-/// Runner namespaces: those named, and those whose labels match one of the selectors.
-#[derive(Clone, Debug)]
+impl Config {
+    /// The namespaces that get a trust bundle.
+    pub fn with_trust(&self) -> [&NamespaceSelection; 2] {
+        [&self.runner_namespaces, &self.trust_namespaces]
+    }
+}
+
+/// Namespaces: those named, and those whose labels match one of the selectors.
+#[derive(Clone, Debug, Default)]
 pub struct NamespaceSelection {
     /// Namespaces by name.
     pub names: BTreeSet<NamespaceName>,
     /// Namespaces by label.
     pub selectors: Vec<Selector>,
+}
+
+impl NamespaceSelection {
+    /// Whether it can select no namespace at all.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.selectors.is_empty()
+    }
 }
 
 /// One Secret that is cloned from its source namespace into every runner namespace.

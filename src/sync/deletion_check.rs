@@ -8,20 +8,20 @@ use crate::{
     config::{NamespaceName, NamespaceSelection},
 };
 
-/// Whether a namespace is a runner namespace after all, by a quorum read, so that nothing is deleted there for not being in
-/// one. The watch may have shown an object before its namespace.
+/// Whether a namespace is selected after all, by a quorum read, so that nothing is deleted there for not being in one that
+/// is. The watch may have shown an object before its namespace.
 pub(super) async fn is_still_selected(
     requests: &Requests,
-    runner_namespaces: &NamespaceSelection,
+    selections: &[&NamespaceSelection],
     namespace: &NamespaceName,
 ) -> Result<bool, Problem> {
-    if runner_namespaces.names.contains(namespace) {
+    if selections.iter().any(|selection| selection.names.contains(namespace)) {
         return Ok(true);
     }
-    if runner_namespaces.selectors.is_empty() {
+    if selections.iter().all(|selection| selection.selectors.is_empty()) {
         return Ok(false);
     }
     let found: Option<PartialObjectMeta<Namespace>> = requests.get_cluster(namespace.as_str()).await?;
     let labels = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
-    Ok(runner_namespaces.selectors.iter().any(|selector| selector.matches(&labels)))
+    Ok(selections.iter().flat_map(|selection| &selection.selectors).any(|selector| selector.matches(&labels)))
 }

@@ -106,7 +106,8 @@ impl Driver {
         let watches = Watches::new(&config, timeout, client, &requests, health, metrics.clone());
         let (contents, restarts) = restart::channel(Arc::clone(&config), requests.clone(), metrics.clone());
         let mut driver = Self {
-            observed: Observed::new(watches.namespace_watches(), config.clones.len()),
+            observed: Observed::new(watches.namespace_watches(), config.clones.len())
+                .with_trust_namespaces(config.trust_namespaces.names.len() + config.trust_namespaces.selectors.len()),
             reads: config.clones.iter().map(|_| SourceReads::default()).collect(),
             clones: CloneWriter::new(requests.clone(), Arc::clone(&config)),
             doubts: Doubts::default(),

@@ -55,6 +55,8 @@ pub struct Observed {
     secrets: Vec<ByNamespace<SecretState>>,
     certs: ByNamespace<CertsState>,
     bundles: ByNamespace<BundleState>,
+    /// How many of the watches of namespaces are those of runner namespaces; they come first.
+    of_runners: usize,
     /// Namespaces that this process saw leave the selection, as long as an object of a watched name is there.
     left: BTreeSet<NamespaceName>,
 }
@@ -68,7 +70,13 @@ impl Observed {
             certs: ObjectStore::default(),
             bundles: ObjectStore::default(),
             left: BTreeSet::new(),
+            of_runners: namespace_watches,
         }
+    }
+
+    /// The last of the watches of namespaces deliver such as get a trust bundle only.
+    pub fn with_trust_namespaces(self, watches: usize) -> Self {
+        Self { of_runners: self.namespaces.len().saturating_sub(watches), ..self }
     }
 
     /// A change of a namespace watch. Returns the clones to look at.
@@ -151,8 +159,8 @@ impl Observed {
     }
 
     /// Runner namespaces that are there.
-    pub fn all_namespaces(&self) -> BTreeSet<NamespaceName> {
-        self.namespaces.iter().flat_map(|store| store.objects().keys().cloned()).collect()
+    pub fn runner_namespaces(&self) -> BTreeSet<NamespaceName> {
+        self.namespaces.iter().take(self.of_runners).flat_map(|store| store.objects().keys().cloned()).collect()
     }
 
     /// Whether every watch of namespaces and clones has listed.
@@ -207,12 +215,15 @@ impl Observed {
             Subject::Clone(clone) => self.secrets.get(clone).is_some_and(ByNamespace::is_loaded),
             Subject::Trust => self.bundles.is_loaded(),
         };
-        match self.namespaces.iter().find_map(|store| store.objects().get(name)) {
+        let of_trust = target.subject == Subject::Trust;
+        let watches = if of_trust { self.namespaces.len() } else { self.of_runners };
+        let named = config.with_trust().into_iter().take(if of_trust { 2 } else { 1 });
+        match self.namespaces.iter().take(watches).find_map(|store| store.objects().get(name)) {
             Some(namespace) if namespace.terminating => NamespaceView::Terminating,
             Some(_) if loaded => NamespaceView::Active,
             Some(_) => NamespaceView::NotLoaded,
             None if !self.namespaces_loaded() => NamespaceView::NotLoaded,
-            None if config.runner_namespaces.names.contains(name) => NamespaceView::Absent,
+            None if named.into_iter().any(|selection| selection.names.contains(name)) => NamespaceView::Absent,
             None if self.left.contains(name) => NamespaceView::Left,
             None => NamespaceView::NotSelected,
         }
@@ -226,7 +237,7 @@ impl Observed {
 
     /// Every place where a clone of this spec is or should be.
     fn targets(&self, clone: usize) -> BTreeSet<Target> {
-        let wanted = self.namespaces.iter().flat_map(|store| store.objects().keys());
+        let wanted = self.namespaces.iter().take(self.of_runners).flat_map(|store| store.objects().keys());
         let there = self.secrets.get(clone).into_iter().flat_map(|store| store.objects().keys());
         wanted
             .chain(there)
@@ -236,7 +247,7 @@ impl Observed {
 
     fn trust_targets(&self, mut namespaces: BTreeSet<NamespaceName>, all: bool) -> BTreeSet<Target> {
         if all {
-            namespaces.extend(self.all_namespaces());
+            namespaces.extend(self.namespaces.iter().flat_map(|store| store.objects().keys().cloned()));
         }
         namespaces.into_iter().map(|namespace| Target { subject: Subject::Trust, namespace }).collect()
     }
@@ -344,6 +355,30 @@ mod tests {
         assert_eq!(observed.namespace_of(&config, &target("a")), NamespaceView::NotSelected, "nothing is left there");
         assert_eq!(observed.namespace_of(&config, &target("gitlab-runner")), NamespaceView::Absent);
         assert_eq!(observed.namespace_of(&config, &target("gitlab")), NamespaceView::OfSource);
+    }
+
+    #[test]
+    fn a_trust_namespace_has_a_bundle_and_no_clone() {
+        let config =
+            Config::from_yaml("trustNamespaces: {names: [ci], selectors: [{matchLabels: {ci: 'yes'}}]}").unwrap();
+        let mut observed = Observed::new(3, 1).with_trust_namespaces(2);
+        observed.secret(&config, 0, Change::ListEnds);
+        observed.bundle(Change::ListEnds);
+        for (watch, namespace) in ["gitlab-runner", "ci", "labelled"].into_iter().enumerate() {
+            observed.namespace(&config, watch, Change::Applied((name(namespace), ACTIVE)));
+            observed.namespace(&config, watch, Change::ListEnds);
+        }
+        let trust = |namespace: &str| Target { subject: Subject::Trust, namespace: name(namespace) };
+        for (watch, namespace) in ["gitlab-runner", "ci", "labelled"].into_iter().enumerate() {
+            observed.namespace(&config, watch, Change::Applied((name(namespace), ACTIVE)));
+            assert_eq!(observed.namespace_of(&config, &trust(namespace)), NamespaceView::Active);
+            let of_clone = observed.namespace_of(&config, &target(namespace));
+            assert_eq!(of_clone == NamespaceView::Active, namespace == "gitlab-runner", "{namespace}");
+        }
+        assert_eq!(observed.runner_namespaces(), BTreeSet::from([name("gitlab-runner")]));
+        observed.namespace(&config, 1, Change::Deleted((name("ci"), ACTIVE)));
+        assert_eq!(observed.namespace_of(&config, &trust("ci")), NamespaceView::Absent);
+        assert_eq!(observed.namespace_of(&config, &target("ci")), NamespaceView::NotSelected);
     }
 
     #[test]

@@ -104,15 +104,18 @@ impl Watches {
             metrics,
         };
 
-        let named = config
-            .runner_namespaces
-            .names
-            .iter()
-            .map(|name| Query::of::<NamespaceObject>(None, format!("namespaces/{name}")).named(name.as_str()));
-        let labelled = config.runner_namespaces.selectors.iter().map(|selector| {
-            Query::of::<NamespaceObject>(None, format!("namespaces with labels {selector}")).labelled(selector)
+        // Those of runner namespaces come first.
+        let queries = config.with_trust().into_iter().flat_map(|selection| {
+            let named = selection
+                .names
+                .iter()
+                .map(|name| Query::of::<NamespaceObject>(None, format!("namespaces/{name}")).named(name.as_str()));
+            let labelled = selection.selectors.iter().map(|selector| {
+                Query::of::<NamespaceObject>(None, format!("namespaces with labels {selector}")).labelled(selector)
+            });
+            named.chain(labelled)
         });
-        for (index, query) in named.chain(labelled).enumerate() {
+        for (index, query) in queries.enumerate() {
             watches.add(health, Id::Namespace(index), query.what());
             let changes = watch(client, query.metadata_only().anew(), timeout, |raw| {
                 let name = raw.metadata.name.as_deref().and_then(|name| name.parse::<NamespaceName>().ok());

@@ -36,6 +36,9 @@ runnerNamespaces:
         - {key: tier, operator: In, values: [ci, build]}
         - {key: zone, operator: NotIn, values: [red]}
         - {key: team, operator: Exists}
+trustNamespaces:
+  names: [ci-jobs]
+  selectors: [{matchLabels: {jobs: 'yes'}}]
 clones:
   - {secret: gitlab-gitlab-runner-secret, from: gitlab}
   - {secret: registry, from: infra, labels: {team: ci}}
@@ -113,6 +116,8 @@ async fn guarded() -> (Cluster, Client) {
         ("red", &[("tier", "ci"), ("team", "x"), ("zone", "red")]),
         ("no-team", &[("tier", "ci")]),
         ("elsewhere", &[]),
+        ("ci-jobs", &[]),
+        ("ci-labelled", &[("jobs", "yes")]),
     ] {
         cluster.create_namespace(namespace, labels).await;
     }
@@ -145,6 +150,18 @@ async fn writes_are_bound_to_runner_namespaces() {
             assert!(guard_says(&answer, "where a source is"), "{resource}/{name} in {namespace}: {answer:?}");
         }
     }
+    // Where jobs are alone, the trust bundle and nothing else.
+    for namespace in ["ci-jobs", "ci-labelled"] {
+        let bundle = object_path(namespace, "configmaps", CONFIGMAP_TRUST);
+        assert_eq!(apply(&ours, &bundle, &object("configmaps", CONFIGMAP_TRUST)).await, Allowed, "{namespace}");
+        let answer = apply(&ours, &object_path(namespace, "secrets", SECRET), &object("secrets", SECRET)).await;
+        assert!(guard_says(&answer, &format!("{namespace} is no runner namespace")), "{namespace}: {answer:?}");
+    }
+    // A trust store is binary; a Secret has no such field.
+    let mut binary = object("configmaps", CONFIGMAP_TRUST);
+    binary["binaryData"] = json!({"k": "dg=="});
+    let path = object_path(RUNNER_NAMESPACE, "configmaps", CONFIGMAP_TRUST);
+    assert_eq!(apply(&ours, &path, &binary).await, Allowed);
     // RBAC: another name, and a POST, which has none.
     for name in ["other", "gitlab-gitlab-runner-secret-2", "gitlab-runner-certs"] {
         let answer = apply(&ours, &object_path(RUNNER_NAMESPACE, "secrets", name), &object("secrets", name)).await;

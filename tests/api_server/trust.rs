@@ -10,12 +10,16 @@ use kube::{
 };
 use serde_json::json;
 use test_support::{
-    Cluster, ServingCertificate, Setup, Tool, cluster::RUNNER_NAMESPACE, control_plane::ControlPlane, wait,
+    Cluster, ServingCertificate, Setup, Tool,
+    cluster::{RUNNER_NAMESPACE, SECRET, SOURCE_NAMESPACE},
+    control_plane::ControlPlane,
+    wait,
 };
 
 use crate::{
     BINARY,
     mission::{CERTS, TRUST},
+    webhook::{create_pod, job_pod},
 };
 
 fn maps(cluster: &Cluster, namespace: &str) -> Api<ConfigMap> {
@@ -171,6 +175,47 @@ async fn it_is_there_as_long_as_there_is_something_to_trust() {
     cluster.delete_secret(RUNNER_NAMESPACE, CERTS).await;
     gone(&cluster, RUNNER_NAMESPACE).await;
     in_state(&tool, "source-missing").await;
+}
+
+/// Jobs in a namespace of their own: the CAs are there, and the runner's token is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_namespace_gets_the_bundle_and_no_clone() {
+    let config = "trustNamespaces: {names: [ci-jobs], selectors: [{matchLabels: {ci: 'yes'}}]}\n";
+    let cluster = Cluster::start_as(ControlPlane::builder(), Setup { config: Some(config) }).await;
+    let ca = cluster.certificate.ca_pem.as_str();
+    for (namespace, label) in
+        [(SOURCE_NAMESPACE, "no"), (RUNNER_NAMESPACE, "no"), ("ci-jobs", "no"), ("ci-labelled", "yes")]
+    {
+        cluster.create_namespace(namespace, &[("ci", label)]).await;
+        cluster.plane.service_account_ready(namespace, "default").await.unwrap();
+    }
+    cluster.put_secret(SOURCE_NAMESPACE, SECRET, &[("runner-token", "t")]).await;
+    let tool = cluster.tool(BINARY).await.config(config).start().await;
+    cluster.register_webhooks(tool.webhook_port().await, "Fail").await;
+    cluster.clone_with(RUNNER_NAMESPACE, SECRET, &[("runner-token", "t")]).await;
+    for namespace in ["ci-jobs", "ci-labelled"] {
+        cluster.put_secret(namespace, CERTS, &[("ca.crt", ca)]).await;
+        trusts(&cluster, namespace, &[ca]).await;
+        wait::until("a job pod there gets it", || async {
+            let (pod, _) = create_pod(&cluster, namespace, &job_pod("job"), true).await.ok()?;
+            let volumes = pod.spec.unwrap().volumes.unwrap_or_default();
+            volumes.iter().any(|volume| volume.name == TRUST).then_some(())
+        })
+        .await;
+        // A pod that uses a Secret of the clone's name is none of the gate's business there.
+        let mut pod = job_pod("other");
+        pod["metadata"]["labels"] = json!({});
+        pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": SECRET}}]);
+        create_pod(&cluster, namespace, &pod, true).await.unwrap();
+        assert!(cluster.secret(namespace, SECRET).await.is_none(), "{namespace}");
+        // It is looked after as anywhere.
+        maps(&cluster, namespace).delete(TRUST, &DeleteParams::default()).await.unwrap();
+        trusts(&cluster, namespace, &[ca]).await;
+    }
+    let relabel = Patch::Merge(json!({"metadata": {"labels": {"ci": "no"}}}));
+    cluster.namespaces().patch("ci-labelled", &PatchParams::default(), &relabel).await.unwrap();
+    gone(&cluster, "ci-labelled").await;
+    assert!(bundle(&cluster, "ci-jobs").await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,7 @@ async fn put_certs(cluster: &Cluster, keys: &[&str]) {
 }
 
 /// Creates a pod; returns it as it was stored, and the warnings of the answer.
-async fn create_pod(
+pub async fn create_pod(
     cluster: &Cluster,
     namespace: &str,
     pod: &Value,
@@ -91,7 +91,7 @@ async fn create_pod(
     Ok((serde_json::from_slice(&body).unwrap(), warnings))
 }
 
-fn job_pod(name: &str) -> Value {
+pub fn job_pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": {"job.runner.gitlab.com/pod": name, "app": "gitlab-runner"}},

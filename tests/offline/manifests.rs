@@ -475,11 +475,21 @@ fn the_pod_is_restricted() {
 fn the_shipped_configuration_writes_the_defaults_out() {
     let objects = overlay("default");
     let file = text(&only(&objects, "ConfigMap")["data"]["config.yaml"]);
-    let Config { runner_namespaces, clones, certs_secret_name, public_roots, inject, variables, gate, restart } =
-        Config::from_yaml(file).unwrap();
+    let Config {
+        runner_namespaces,
+        trust_namespaces,
+        clones,
+        certs_secret_name,
+        public_roots,
+        inject,
+        variables,
+        gate,
+        restart,
+    } = Config::from_yaml(file).unwrap();
     let default = Config::default();
     assert_eq!(runner_namespaces.names, default.runner_namespaces.names);
     assert!(runner_namespaces.selectors.is_empty() && default.runner_namespaces.selectors.is_empty());
+    assert!(trust_namespaces.is_empty() && default.trust_namespaces.is_empty());
     assert_eq!(clones, default.clones);
     assert_eq!(certs_secret_name, default.certs_secret_name);
     assert_eq!(public_roots, default.public_roots);

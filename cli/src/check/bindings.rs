@@ -60,7 +60,7 @@ async fn role_bindings(reader: &Reader, program: &Program, config: &Config) -> (
         .clones
         .iter()
         .map(|spec| &spec.from)
-        .chain(&config.runner_namespaces.names)
+        .chain(config.with_trust().into_iter().flat_map(|selection| &selection.names))
         .chain([&program.namespace])
         .collect();
     let lists = concerned.into_iter().map(|namespace| reader.list::<RoleBinding>(Some(namespace.as_str()), ""));

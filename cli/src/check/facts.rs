@@ -115,7 +115,7 @@ impl SecretFacts {
     }
 }
 
-/// A runner namespace.
+/// A runner namespace; or one that gets the trust bundle only, without clones.
 #[derive(Debug)]
 pub struct RunnerNamespace {
     /// Its name.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures::{StreamExt as _, future::join_all, join, stream};
 use gitlab_runner_webhook::{
     admission::LABEL_JOB,
-    config::{Config, NamespaceName, TlsMode},
+    config::{Config, NamespaceName, NamespaceSelection, TlsMode},
     names::{APP, CONFIGMAP_TRUST, GUARDS, KEY_TLS_CERT, KYVERNO_POLICY, LABEL_INJECT, SECRET_CA},
     pki::{KEY_CURRENT_CERT, KEY_NEXT_CERT},
     run::read_config,
@@ -33,7 +33,7 @@ use super::{
     bindings::rights,
     certificate::Certificate,
     facts::{CertsFacts, Facts, Guard, Presence, Refused, RunnerNamespace, SecretFacts, Seen, Serving, Unseen},
-    manager::Manager,
+    manager::{Manager, jobs_namespace},
     reach::reach,
     reader::Reader,
 };
@@ -160,12 +160,28 @@ async fn secret(reader: &Reader, namespace: &str, name: &str) -> Seen<Option<Sec
 }
 
 async fn namespaces(reader: &Reader, config: &Config) -> (Vec<RunnerNamespace>, Vec<Unseen>) {
+    let (runners, unlisted) = selected(reader, &config.runner_namespaces).await;
+    let (trust, further) = selected(reader, &config.trust_namespaces).await;
+    let looks = runners.into_iter().map(|found| (found, false)).chain(trust.into_iter().map(|found| (found, true)));
+    // One that is both is a runner namespace.
+    let mut known = BTreeSet::new();
+    let looks = looks.filter(|((name, ..), _)| known.insert(name.clone()));
+    let looks = looks.map(|(found, is_of_trust)| runner_namespace(reader, config, found, is_of_trust));
+    let looks: Vec<_> = looks.collect();
+    let mut namespaces: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL).collect().await;
+    namespaces.sort_by(|one: &RunnerNamespace, other| one.name.cmp(&other.name));
+    (namespaces, unlisted.into_iter().chain(further).collect())
+}
+
+/// A namespace, whether it is there, and whether its label says that nothing is injected.
+type FoundNamespace = (NamespaceName, Seen<Presence>, bool);
+
+async fn selected(reader: &Reader, wanted: &NamespaceSelection) -> (Vec<FoundNamespace>, Vec<Unseen>) {
     let presence = |found: Option<Namespace>| match found {
         None => Presence::Absent,
         Some(found) if found.metadata.deletion_timestamp.is_some() => Presence::Terminating,
         Some(_) => Presence::Active,
     };
-    let wanted = &config.runner_namespaces;
     let opted_out = |found: &Namespace| found.labels().get(LABEL_INJECT).is_some_and(|value| value == "false");
     let named = wanted.names.iter().map(async |name| {
         let found: Seen<Option<Namespace>> = reader.get_cluster(name.as_str()).await;
@@ -187,28 +203,23 @@ async fn namespaces(reader: &Reader, config: &Config) -> (Vec<RunnerNamespace>, 
             })),
         }
     }
-    let mut known = BTreeSet::new();
-    all.retain(|(name, ..): &(NamespaceName, _, _)| known.insert(name.clone()));
-    let looks =
-        all.into_iter().map(|(name, presence, opted_out)| runner_namespace(reader, config, name, presence, opted_out));
-    let mut namespaces: Vec<_> = stream::iter(looks).buffer_unordered(PARALLEL).collect().await;
-    namespaces.sort_by(|one: &RunnerNamespace, other| one.name.cmp(&other.name));
-    (namespaces, unlisted)
+    (all, unlisted)
 }
 
 async fn runner_namespace(
     reader: &Reader,
     config: &Config,
-    name: NamespaceName,
-    presence: Seen<Presence>,
-    opted_out: bool,
+    (name, presence, opted_out): FoundNamespace,
+    is_of_trust: bool,
 ) -> RunnerNamespace {
     if matches!(presence, Ok(Presence::Absent)) {
         let (clones, certs, trust, managers) = (Vec::new(), Ok(None), Ok(None), Ok(Vec::new()));
         return RunnerNamespace { name, presence, opted_out, clones, certs, trust, managers };
     }
     let namespace = name.as_str();
-    let clones = join_all(config.clones.iter().map(|spec| secret(reader, namespace, spec.secret.as_str())));
+    let clones = join_all(
+        config.clones.iter().filter(|_| !is_of_trust).map(|spec| secret(reader, namespace, spec.secret.as_str())),
+    );
     let trust = async {
         let map: Option<ConfigMap> = reader.get(namespace, CONFIGMAP_TRUST).await?;
         Ok(map.map(BundleState::from))
@@ -230,12 +241,20 @@ async fn managers(reader: &Reader, config: &Config, namespace: &str) -> Seen<Vec
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
     });
-    let managers: Vec<_> = alive.filter_map(|pod| Manager::of(&value(pod), config)).collect();
-    if !managers.is_empty() {
-        return Ok(managers);
+    let mut managers: Vec<_> = alive.filter_map(|pod| Manager::of(&value(pod), config)).collect();
+    if managers.is_empty() {
+        let deployments: Vec<Deployment> = reader.list(Some(namespace), "").await?;
+        managers = deployments.iter().filter_map(|deployment| Manager::of(&value(deployment), config)).collect();
     }
-    let deployments: Vec<Deployment> = reader.list(Some(namespace), "").await?;
-    Ok(deployments.iter().filter_map(|deployment| Manager::of(&value(deployment), config)).collect())
+    for manager in &mut managers {
+        let Some(name) = &manager.config_map else { continue };
+        // Where it cannot be read, nothing is said of its jobs.
+        let map: Seen<Option<ConfigMap>> = reader.get(namespace, name).await;
+        let data = map.ok().flatten().and_then(|map| map.data).unwrap_or_default();
+        let found = data.values().find_map(|toml| jobs_namespace(toml)).filter(|jobs| *jobs != namespace);
+        manager.jobs_in = found.map(str::to_owned).or(manager.jobs_in.take());
+    }
+    Ok(managers)
 }
 
 async fn guards(reader: &Reader) -> Vec<Guard> {

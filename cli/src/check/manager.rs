@@ -26,6 +26,10 @@ pub struct Manager {
     pub url: Option<String>,
     /// `CI_SERVER_TLS_CA_FILE`.
     pub ca_file: Option<String>,
+    /// The namespace of its jobs, where that is another one than its own, as far as can be seen.
+    pub jobs_in: Option<String>,
+    /// The ConfigMap with its configuration.
+    pub config_map: Option<String>,
     /// Whether it is a pod: a template shows nothing of what is injected.
     pub is_pod: bool,
     /// Whether its label says that nothing is injected.
@@ -64,6 +68,8 @@ impl Manager {
             shown: format!("{} {namespace}/{name}", if is_pod { "pod" } else { "Deployment" }),
             url: variable("CI_SERVER_URL"),
             ca_file: variable("CI_SERVER_TLS_CA_FILE"),
+            jobs_in: variable("KUBERNETES_NAMESPACE").filter(|jobs| *jobs != namespace && jobs != FROM_ELSEWHERE),
+            config_map: config_map(pod),
             is_pod,
             opted_out: at(pod, &["metadata", "labels", LABEL_INJECT]).as_str() == Some("false"),
             started,
@@ -76,6 +82,27 @@ impl Manager {
         let url = self.url.as_deref()?;
         host(url).filter(|_| url.to_ascii_lowercase().starts_with("https://"))
     }
+}
+
+/// The chart's ConfigMap, by the place where it is mounted.
+fn config_map(pod: &Value) -> Option<String> {
+    let mounts = items(at(pod, &["spec", "containers"])).flat_map(|container| items(at(container, &["volumeMounts"])));
+    let mount = mounts.into_iter().find(|mount| at(mount, &["mountPath"]).as_str() == Some("/configmaps"))?;
+    let mut volumes = items(at(pod, &["spec", "volumes"]));
+    let volume = volumes.find(|volume| at(volume, &["name"]) == at(mount, &["name"]))?;
+    let direct = at(volume, &["configMap", "name"]).as_str();
+    let projected =
+        || items(at(volume, &["projected", "sources"])).find_map(|one| at(one, &["configMap", "name"]).as_str());
+    direct.or_else(projected).map(str::to_owned)
+}
+
+/// The namespace of jobs that a configuration of GitLab Runner names.
+pub fn jobs_namespace(toml: &str) -> Option<&str> {
+    toml.lines().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        let value = value.trim().strip_prefix('"')?.split_once('"')?.0;
+        (key.trim() == "namespace" && !value.is_empty()).then_some(value)
+    })
 }
 
 /// What kubelet needs before it starts the pod. What we inject is optional.
@@ -161,6 +188,19 @@ mod tests {
         assert_eq!(manager.tls_host(), Some("gitlab.example.com"));
         assert_eq!(manager.started.unwrap().to_string(), "2026-01-01T00:00:00Z");
         assert!(manager.ca_file.is_some() && manager.is_pod);
+    }
+
+    #[test]
+    fn where_its_jobs_are() {
+        let manager = Manager::of(&deployment(""), &Config::default()).unwrap();
+        assert_eq!(manager.config_map.as_deref(), Some("gitlab-runner"));
+        for (toml, expected) in [
+            ("[[runners]]\n  [runners.kubernetes]\n    namespace = \"ci-jobs\"\n", Some("ci-jobs")),
+            ("# namespace = \"x\"\nnamespace_overwrite_allowed = \"y\"\nnamespace=\"z\" # w", Some("z")),
+            ("namespace = \"\"\nimage = \"namespace = x\"", None),
+        ] {
+            assert_eq!(jobs_namespace(toml), expected, "{toml}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         .flat_map(|namespace| {
             let mut findings = vec![certs(namespace, facts, config)];
             findings.extend(hosts(namespace, config));
+            findings.extend(jobs_elsewhere(namespace, facts, config));
             findings.extend(bundle(namespace, facts, config));
             findings
         })
@@ -152,6 +153,26 @@ fn ages(found: &CertsFacts, facts: &Facts, subject: String, namespace: &RunnerNa
             Finding::ok(Check::Certs, subject, what)
         }
     }
+}
+
+/// Runners whose jobs are in a namespace without a trust bundle.
+fn jobs_elsewhere(namespace: &RunnerNamespace, facts: &Facts, config: &Config) -> Option<Finding> {
+    let managers = namespace.managers.iter().flatten();
+    let (manager, jobs) = managers.into_iter().find_map(|manager| Some((manager, manager.jobs_in.as_deref()?)))?;
+    let is_selected = facts.namespaces.iter().any(|other| other.name.as_str() == jobs);
+    (config.inject.jobs && !is_selected).then(|| {
+        Finding::warning(
+            Check::TrustBundle,
+            manager.shown.as_str(),
+            format!("its jobs run in namespace {jobs}, without a trust bundle"),
+        )
+        .impact("Those jobs do not trust your CAs, and nobody tells them.")
+        .remediation(format!(
+            "Add it to trustNamespaces.names, apply the manifests of that configuration, and put the CAs there:\n\
+                 kubectl create secret generic {} -n {jobs} --from-file=ca.crt=company-ca.pem",
+            config.certs_secret_name
+        ))
+    })
 }
 
 /// Whether the runner knows the CAs. The certificate of GitLab itself is not fetched: whoever runs the check may not reach

@@ -120,6 +120,20 @@ fn what_the_runner_is_told_of() {
 }
 
 #[test]
+fn jobs_in_a_namespace_of_their_own() {
+    let config = Config::default();
+    let told = |jobs: &str| {
+        let mut facts = facts(&config);
+        let mut manager = manager(URL, Some(INJECTED));
+        manager.jobs_in = Some(jobs.to_owned());
+        facts.namespaces[0].managers = Ok(vec![manager]);
+        judge(&facts, &config)
+    };
+    assert_eq!(bad(&told("gitlab-runner")), [""; 0]);
+    assert_only(&told("ci-jobs"), "warning trust-bundle: its jobs run in namespace ci-jobs, without a trust bundle");
+}
+
+#[test]
 fn a_clone_is_mended_where_its_source_is() {
     let config = Config::from_yaml("certs: {from: infra}").unwrap();
     let mut facts = facts(&config);

@@ -14,7 +14,12 @@ use super::{
 
 pub(super) fn policy(config: &Config) -> String {
     let sources: BTreeSet<_> = config.clones.iter().map(|clone| clone.from.as_str()).collect();
-    let by_label = !config.runner_namespaces.selectors.is_empty();
+    let by_label = config.with_trust().iter().any(|selection| !selection.selectors.is_empty());
+    let trust = match selectors::condition(&config.trust_namespaces) {
+        condition if condition.is_empty() => String::new(),
+        condition => fill(include_str!("templates/guard-trust.yaml"), &[("trust_namespaces", condition)]),
+    };
+    let or_trust = if trust.is_empty() { "" } else { "variables.isTrustBundle || " };
     let labels = if by_label { include_str!("templates/guard-labels.yaml") } else { "" };
     let (deployments, pods, annotation) = if config.restart.is_empty() {
         ("", "", "")
@@ -36,6 +41,8 @@ pub(super) fn policy(config: &Config) -> String {
             ("our_labels", our_labels(config)),
             ("types", cel_list(HARMLESS_TYPES)),
             ("reserved", reserved()),
+            ("trust", trust),
+            ("or_trust", or_trust.to_owned()),
             ("runner_namespaces", selectors::condition(&config.runner_namespaces)),
             ("sources", cel_list(sources)),
         ],

@@ -52,7 +52,9 @@ pub fn render(config: &Config, config_file: &str) -> Vec<File> {
 /// What is in one file of the folder; `None`: it has no such file for this configuration.
 pub fn content(path: &str, config: &Config, config_file: &str) -> Option<String> {
     // A namespace that is found by label may come after the Roles.
-    if path.starts_with("namespaced-rbac/") && !config.runner_namespaces.selectors.is_empty() {
+    if path.starts_with("namespaced-rbac/")
+        && config.with_trust().iter().any(|selection| !selection.selectors.is_empty())
+    {
         return None;
     }
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());

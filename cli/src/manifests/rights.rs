@@ -51,26 +51,31 @@ fn certs(config: &Config) -> String {
 }
 
 fn namespaces(config: &Config) -> String {
-    if config.runner_namespaces.selectors.is_empty() {
-        let names = flow(config.runner_namespaces.names.iter().map(NamespaceName::as_str));
+    if config.with_trust().iter().all(|selection| selection.selectors.is_empty()) {
+        let names = flow(named(config));
         fill(include_str!("templates/rbac-namespaces-by-name.yaml"), &[("namespaces", names)])
     } else {
         include_str!("templates/rbac-namespaces-by-label.yaml").to_owned()
     }
 }
 
+/// The namespaces that are selected by name.
+fn named(config: &Config) -> impl Iterator<Item = &str> {
+    config.with_trust().into_iter().flat_map(|selection| selection.names.iter().map(NamespaceName::as_str))
+}
+
 /// What has to stay cluster-wide when [`roles`] have the rest.
 pub(super) fn reading_cluster_role(config: &Config) -> String {
     let clones = config.clones.iter().map(|clone| &clone.secret);
     let secrets: BTreeSet<_> = clones.chain([&config.certs_secret_name]).map(SecretName::as_str).collect();
-    let namespaces = flow(config.runner_namespaces.names.iter().map(NamespaceName::as_str));
+    let namespaces = flow(named(config));
     fill(
         include_str!("templates/namespaced-cluster-role.yaml"),
         &[header(), ("secrets", flow(secrets)), ("namespaces", namespaces)],
     )
 }
 
-/// A Role in each namespace with a source, and in each runner namespace.
+/// A Role in each namespace with a source, and in each runner or trust namespace.
 pub(super) fn roles(config: &Config) -> String {
     let mut sources: BTreeMap<&NamespaceName, Vec<&str>> = BTreeMap::new();
     for clone in &config.clones {
@@ -80,18 +85,25 @@ pub(super) fn roles(config: &Config) -> String {
         role("Sources: read, never written.", namespace, &rule("secrets", &flow(secrets), "[get]"))
     });
 
+    let bundle = rule("configmaps", &flow([CONFIGMAP_TRUST]), "[get, create, patch, update, delete]");
+    let certs = rule("secrets", &flow([config.certs_secret_name.as_str()]), "[get]");
     let mut rules = rule("secrets", &clones(config), "[get, create, patch, update, delete]");
     if !config.clones.iter().any(|clone| clone.secret == config.certs_secret_name) {
-        rules += &rule("secrets", &flow([config.certs_secret_name.as_str()]), "[get]");
+        rules += &certs;
     }
-    rules += &rule("configmaps", &flow([CONFIGMAP_TRUST]), "[get, create, patch, update, delete]");
+    rules += &bundle;
     rules += &rule("events", &events(config), "[create, patch]");
     rules += &deployments(config);
     let names = config.runner_namespaces.names.iter();
     let of_runners = names.map(|namespace| role("A runner namespace.", namespace, &rules));
 
+    let events = rule("events", &flow([event(CONFIGMAP_TRUST).as_str()]), "[create, patch]");
+    let rules = certs + &bundle + &events;
+    let names = config.trust_namespaces.names.iter();
+    let of_trust = names.map(|namespace| role("A trust namespace.", namespace, &rules));
+
     let (_, header) = header();
-    header + "\n" + &of_sources.chain(of_runners).collect::<String>()
+    header + "\n" + &of_sources.chain(of_runners).chain(of_trust).collect::<String>()
 }
 
 fn role(what: &str, namespace: &NamespaceName, rules: &str) -> String {

@@ -16,12 +16,11 @@ const GATE: &str = include_str!("templates/webhook-gate.yaml");
 
 pub(super) fn configurations(config: &Config) -> String {
     let clones = cel_list(config.clones.iter().map(|clone| clone.secret.as_str()));
-    let entries = selectors::entries(&config.runner_namespaces);
     let list = |webhooks: &[(&str, &str)]| {
         list(webhooks.iter().flat_map(|(name, template)| {
-            entries.iter().enumerate().map(|(index, namespaces)| {
+            entries(config, name).into_iter().enumerate().map(|(index, namespaces)| {
                 let values =
-                    [("name", entry_name(name, index)), ("namespaces", namespaces.clone()), ("clones", clones.clone())];
+                    [("name", entry_name(name, index)), ("namespaces", namespaces), ("clones", clones.clone())];
                 fill(template, &values)
             })
         }))
@@ -38,9 +37,8 @@ pub(super) fn configurations(config: &Config) -> String {
 
 /// The patch that makes inject and gate fail open.
 pub(super) fn fail_open(config: &Config) -> String {
-    let entries = selectors::entries(&config.runner_namespaces).len();
     let list = |wanted: bool, name: &str| {
-        let entries = if wanted { 0..entries } else { 0..0 };
+        let entries = if wanted { 0..entries(config, name).len() } else { 0..0 };
         list(entries.map(|index| format!("  - name: {}\n    failurePolicy: Ignore\n", entry_name(name, index))))
     };
     let values = [
@@ -49,6 +47,15 @@ pub(super) fn fail_open(config: &Config) -> String {
         ("validating", list(gates(config), WEBHOOK_GATE)),
     ];
     fill(include_str!("templates/fail-open-webhooks.yaml"), &values)
+}
+
+/// The namespaces of a webhook: certificates are injected in trust namespaces, too.
+fn entries(config: &Config, webhook: &str) -> Vec<String> {
+    let mut entries = selectors::entries(&config.runner_namespaces);
+    if webhook == WEBHOOK_INJECT {
+        entries.extend(selectors::entries(&config.trust_namespaces));
+    }
+    entries
 }
 
 fn injects(config: &Config) -> bool {

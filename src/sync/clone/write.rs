@@ -64,7 +64,7 @@ impl CloneWriter {
                 self.create(spec, namespace, source).await?;
             }
             (Plan::Delete(why), _, Some(there)) => {
-                let selected = &self.config.runner_namespaces;
+                let selected = &[&self.config.runner_namespaces];
                 if matches!(why, DeleteReason::NotSelected | DeleteReason::Leftover)
                     && deletion_check::is_still_selected(&self.requests, selected, namespace).await?
                 {

@@ -43,8 +43,7 @@ impl BundleWriter {
                 let is_wanted = match why {
                     DeleteReason::SourceDeleted => !self.has_no_source(namespace).await?,
                     DeleteReason::NotSelected | DeleteReason::Leftover => {
-                        let selected = &self.config.runner_namespaces;
-                        deletion_check::is_still_selected(&self.requests, selected, namespace).await?
+                        deletion_check::is_still_selected(&self.requests, &self.config.with_trust(), namespace).await?
                     }
                 };
                 if is_wanted {

@@ -9,13 +9,19 @@ use test_support::{documents, repository};
 use crate::docs::{flags, page};
 
 /// Each field, and what it means.
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 25] = [
     ("runnerNamespaces.names", "Runner namespaces by name. Neither `gitlab-runner-webhook` nor `kube-*`."),
     (
         "runnerNamespaces.selectors",
         "Runner namespaces by label: `matchLabels`, `matchExpressions`. An empty selector is refused. None finds \
          `gitlab-runner-webhook`, `kube-system`, `kube-public`, `kube-node-lease` or the namespace of a source.",
     ),
+    (
+        "trustNamespaces.names",
+        "Further namespaces, of job pods alone, by name: they get the trust bundle, made of `certsSecretName` there, and \
+         injection, but no clone and no gate.",
+    ),
+    ("trustNamespaces.selectors", "The same by label."),
     ("clones[].secret", "Name of the source and of its clones. Each name once. Needed."),
     ("clones[].from", "Namespace of the source. Not one of the runner namespaces that are named above. Needed."),
     (
@@ -87,10 +93,11 @@ const FIELDS: [(&str, &str); 23] = [
     ),
 ];
 /// Everything that has fields: where a wrong one is put, and how the fields in it are called.
-const OBJECTS: [(&str, &str); 10] = [
+const OBJECTS: [(&str, &str); 11] = [
     ("{wrong: 1}", ""),
     ("runnerNamespaces: {wrong: 1}", "runnerNamespaces."),
     ("runnerNamespaces: {selectors: [{wrong: 1}]}", "selectors[]."),
+    ("trustNamespaces: {wrong: 1}", "trustNamespaces."),
     ("clones: [{wrong: 1}]", "clones[]."),
     ("certs: {wrong: 1}", "certs."),
     ("certs: {inject: {wrong: 1}}", "certs.inject."),
@@ -115,7 +122,9 @@ fn accepted() -> BTreeSet<String> {
     let holders: Vec<_> = OBJECTS.iter().map(|(_, prefix)| prefix.trim_end_matches('.')).collect();
     found.retain(|path| {
         let is_holder = holders.contains(&path.as_str()) || holders.contains(&format!("{path}[]").as_str());
-        let is_row = path == "selectors[].matchExpressions" || path == "runnerNamespaces.selectors";
+        let is_row = path == "selectors[].matchExpressions"
+            || path == "runnerNamespaces.selectors"
+            || path == "trustNamespaces.selectors";
         (!is_holder || is_row) && !path.starts_with("selectors[].matchExpressions[]")
     });
     found
