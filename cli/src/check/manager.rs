@@ -26,6 +26,8 @@ pub struct Manager {
     pub url: Option<String>,
     /// `CI_SERVER_TLS_CA_FILE`.
     pub ca_file: Option<String>,
+    /// Whether it lets its jobs come to their end before it stops: SIGQUIT asks for that.
+    pub is_graceful: bool,
     /// The namespace of its jobs, where that is another one than its own, as far as can be seen.
     pub jobs_in: Option<String>,
     /// The ConfigMap with its configuration.
@@ -68,6 +70,8 @@ impl Manager {
             shown: format!("{} {namespace}/{name}", if is_pod { "pod" } else { "Deployment" }),
             url: variable("CI_SERVER_URL"),
             ca_file: variable("CI_SERVER_TLS_CA_FILE"),
+            is_graceful: items(at(container, &["lifecycle", "preStop", "exec", "command"]))
+                .any(|word| word.as_str().is_some_and(|word| word.contains("QUIT") && !word.contains("unregister"))),
             jobs_in: variable("KUBERNETES_NAMESPACE").filter(|jobs| *jobs != namespace && jobs != FROM_ELSEWHERE),
             config_map: config_map(pod),
             is_pod,
@@ -188,6 +192,18 @@ mod tests {
         assert_eq!(manager.tls_host(), Some("gitlab.example.com"));
         assert_eq!(manager.started.unwrap().to_string(), "2026-01-01T00:00:00Z");
         assert!(manager.ca_file.is_some() && manager.is_pod);
+    }
+
+    #[test]
+    fn whether_jobs_survive_its_restart() {
+        let with = |command: Value| {
+            let mut deployment = deployment("");
+            deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"] =
+                json!({"preStop": {"exec": {"command": command}}});
+            Manager::of(&deployment, &Config::default()).unwrap().is_graceful
+        };
+        assert!(with(json!(["sh", "-c", "kill -QUIT 1; while pgrep -x gitlab-runner >/dev/null; do sleep 1; done"])));
+        assert!(!with(json!(["/entrypoint", "unregister", "--all-runners"])) && !with(json!(null)));
     }
 
     #[test]

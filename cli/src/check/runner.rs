@@ -43,6 +43,19 @@ fn token(manager: &Manager, namespace: &RunnerNamespace, facts: &Facts, config: 
                 .remediation(&*manager.restart);
         }
     }
+    if !config.restart.is_empty() && !manager.is_graceful {
+        return Finding::warning(Check::ManagerToken, subject, "is restarted when its token changes, and its jobs end with it")
+            .impact("With the chart's defaults, running jobs fail (\"aborted: terminated\") with each new token.")
+            .remediation(
+                "Set in the chart's values:\n\
+                 unregisterRunners: false\n\
+                 terminationGracePeriodSeconds: 3600\n\
+                 deploymentLifecycle:\n  \
+                   preStop:\n    \
+                     exec:\n      \
+                       command: [\"/bin/sh\", \"-c\", \"kill -QUIT 1; while pgrep -x gitlab-runner >/dev/null; do sleep 1; done\"]",
+            );
+    }
     Finding::ok(Check::ManagerToken, subject, "started after its token was written")
 }
 

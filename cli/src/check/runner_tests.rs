@@ -45,6 +45,20 @@ fn a_manager_is_as_old_as_its_token_or_younger() {
 }
 
 #[test]
+fn a_runner_that_is_restarted_should_let_its_jobs_end() {
+    let config = Config::from_yaml("restart: {deployments: [gitlab-runner]}").unwrap();
+    let told = |is_graceful| {
+        let mut facts = facts(&config);
+        let mut manager = manager("https://gitlab.example.com", None);
+        manager.is_graceful = is_graceful;
+        facts.namespaces[0].managers = Ok(vec![manager]);
+        judge(&facts, &config)
+    };
+    assert_only(&told(false), "warning manager-token: is restarted when its token changes, and its jobs end with it");
+    assert_eq!(bad(&told(true)), [""; 0]);
+}
+
+#[test]
 fn another_secret_is_no_token() {
     let findings = judged(|facts| {
         written(facts, Some("2026-01-03T00:00:00Z"), "2026-01-03T00:00:00Z");

@@ -265,7 +265,7 @@ async fn a_rollout_that_fails_stops_nothing_and_a_rollback_is_a_newer_revision()
     let second = revisions.start(&revisions.roll_out("second").await, "").await;
     stands(&second, "active").await;
     stands(&first, "superseded").await;
-    assert_eq!(revisions.roll_out("first").await.len(), 10, "a hash");
+    revisions.roll_out("first").await;
     stands(&first, "active").await;
     stands(&second, "superseded").await;
     cluster.put_secret("gitlab", SECRET, &[("runner-token", "third")]).await;
