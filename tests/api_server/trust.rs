@@ -212,6 +212,8 @@ async fn a_trust_namespace_gets_the_bundle_and_no_clone() {
         maps(&cluster, namespace).delete(TRUST, &DeleteParams::default()).await.unwrap();
         trusts(&cluster, namespace, &[ca]).await;
     }
+    // What the watch has not shown is found later, and deleted after a delay.
+    tool.metric_is("gitlab_runner_webhook_trust_bundles{state=\"synced\"}", 2.0).await;
     let relabel = Patch::Merge(json!({"metadata": {"labels": {"ci": "no"}}}));
     cluster.namespaces().patch("ci-labelled", &PatchParams::default(), &relabel).await.unwrap();
     gone(&cluster, "ci-labelled").await;
