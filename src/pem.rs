@@ -16,9 +16,12 @@ const DASHES: &[u8] = b"-----";
 /// What is wrong with a file. Nothing of its content is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
-    /// Bytes, and no certificate among them in any form that is read.
-    #[error("it holds no certificate, as PEM or DER")]
+    /// Bytes, and no PEM block among them.
+    #[error("it is not PEM")]
     NotPem,
+    /// The same, where DER would do, too.
+    #[error("it holds no certificate, as PEM or DER")]
+    NoCertificate,
     /// A block that is cut off, not base64, or no X.509 certificate.
     #[error("certificate {number} in it cannot be read")]
     Certificate {
@@ -81,6 +84,11 @@ pub(crate) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, usize> {
     }
 }
 
+/// Whether a block begins in it, of whatever kind.
+pub(crate) fn is_pem(text: &[u8]) -> bool {
+    memmem::find(text, BEGIN).is_some()
+}
+
 /// The block whose first mark has just been read, and what follows it.
 fn split(text: &[u8]) -> Option<(Block<'_>, &[u8])> {
     let (label, body) = text.split_at(memmem::find(text, DASHES)?);
@@ -118,7 +126,7 @@ fn is_line_end(byte: u8) -> bool {
 pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
     let broken = |before: usize| PemError::Certificate { number: before + 1 };
     let blocks = blocks(pem).map_err(broken)?;
-    if blocks.is_empty() && !pem.trim_ascii().is_empty() {
+    if !is_pem(pem) && !pem.trim_ascii().is_empty() {
         return Err(PemError::NotPem);
     }
     let certificates = blocks.iter().filter(|block| block.label == b"CERTIFICATE").enumerate();

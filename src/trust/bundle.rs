@@ -140,7 +140,7 @@ impl BundleError {
         match self {
             Self::NoCa => "no-ca",
             Self::LeftOut(_) => "left-out",
-            Self::Key { problem: PemError::NotPem, .. } => "not-pem",
+            Self::Key { problem: PemError::NotPem | PemError::NoCertificate, .. } => "not-pem",
             Self::Key { problem: PemError::Certificate { .. }, .. } => "bad-certificate",
             Self::TooLarge { .. } => "too-large",
         }

@@ -113,8 +113,8 @@ fn an_error_names_the_key_and_what_to_do() {
     let two = good.clone() + cut;
     let bad = |number| PemError::Certificate { number };
     for (value, expected) in [
-        ("hunter2", PemError::NotPem),
-        ("0\u{3}\u{2}hunter2", PemError::NotPem),
+        ("hunter2", PemError::NoCertificate),
+        ("0\u{3}\u{2}hunter2", PemError::NoCertificate),
         (cut, bad(1)),
         (not_x509, bad(1)),
         (wrong_end.as_str(), bad(1)),

@@ -14,6 +14,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::Cas;
 use crate::{
     crypto,
     names::{KEY_TLS_CERT, KEY_TLS_KEY},
@@ -70,7 +71,10 @@ impl ClientPair {
     pub fn of(data: Option<&BTreeMap<String, ByteString>>) -> Self {
         let filled = |key: &str| Some(data?.get(key)?.0.as_slice()).filter(|value| !value.is_empty());
         match (filled(KEY_TLS_CERT), filled(KEY_TLS_KEY)) {
-            (Some(certificate), Some(key)) => flaw(certificate, key).map_or(Self::Usable, Self::Unusable),
+            (Some(certificate), Some(key)) => {
+                let is_trusted = |leaf: &Vec<u8>| Cas::of(data).certificates.contains(leaf);
+                flaw(certificate, key, is_trusted).map_or(Self::Usable, Self::Unusable)
+            }
             _ => Self::Absent,
         }
     }
@@ -84,7 +88,8 @@ impl ClientPair {
     }
 }
 
-fn flaw(certificate: &[u8], key: &[u8]) -> Option<PairFlaw> {
+/// `is_trusted`: whether the Secret holds this certificate as a CA, too.
+fn flaw(certificate: &[u8], key: &[u8], is_trusted: impl FnOnce(&Vec<u8>) -> bool) -> Option<PairFlaw> {
     let Ok(blocks) = pem::blocks(certificate) else { return Some(PairFlaw::Certificate) };
     if blocks.iter().any(|block| block.label.ends_with(b"PRIVATE KEY")) {
         return Some(PairFlaw::KeyInCertificate);
@@ -93,7 +98,8 @@ fn flaw(certificate: &[u8], key: &[u8]) -> Option<PairFlaw> {
     let leaf = blocks.first().filter(|block| block.label == b"CERTIFICATE").and_then(pem::Block::decode);
     let Some(leaf) = leaf else { return Some(PairFlaw::Certificate) };
     let Ok((_, parsed)) = X509Certificate::from_der(&leaf) else { return Some(PairFlaw::Certificate) };
-    if parsed.is_ca() {
+    // One of version 1 does not say what it is.
+    if parsed.is_ca() || is_trusted(&leaf) {
         return Some(PairFlaw::OfCa);
     }
     let usage = parsed.extended_key_usage().ok().flatten();
@@ -174,6 +180,10 @@ mod tests {
             assert!(pair.flaw().is_none_or(|flaw| !flaw.to_string().contains("hunter2")));
         }
         assert_eq!(ClientPair::of(None), Absent);
+        // Whoever trusts it as a CA must not have jobs hold its key.
+        let data = [(KEY_TLS_CERT, &unsaid), (KEY_TLS_KEY, &private), ("ca.crt", &unsaid)];
+        let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).into();
+        assert_eq!(ClientPair::of(Some(&data)), Unusable(PairFlaw::OfCa));
     }
 
     /// As `openssl ecparam -genkey` and `openssl genrsa -traditional` write them.
@@ -189,7 +199,7 @@ mod tests {
             let text = String::from_utf8(output.stdout).unwrap();
             assert!(text.contains(&format!("BEGIN {algorithm} PRIVATE KEY")), "{text}");
             let key = KeyPair::from_pem(&text).unwrap();
-            let of = |value: &str| flaw(certificate(&key, |_| {}).as_bytes(), value.as_bytes());
+            let of = |value: &str| flaw(certificate(&key, |_| {}).as_bytes(), value.as_bytes(), |_| false);
             assert_eq!(of(&text), None, "{algorithm}");
         }
     }

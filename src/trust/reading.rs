@@ -57,13 +57,13 @@ pub fn read(value: &[u8]) -> Result<Reading, PemError> {
     }
     if value.trim_ascii().starts_with(PEM_IN_BASE64) {
         let text = value.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
-        return read_pem(&STANDARD.decode(text).map_err(|_| PemError::NotPem)?, reading);
+        return read_pem(&STANDARD.decode(text).map_err(|_| PemError::NoCertificate)?, reading);
     }
     if value.first() == Some(&SEQUENCE) {
         for element in elements(value) {
-            let one = element.ok_or(PemError::NotPem)?;
+            let one = element.ok_or(PemError::NoCertificate)?;
             let found = signed(one.encoding).unwrap_or_else(|| vec![one.encoding]);
-            found.into_iter().try_for_each(|der| reading.take(der)).map_err(|_| PemError::NotPem)?;
+            found.into_iter().try_for_each(|der| reading.take(der)).map_err(|_| PemError::NoCertificate)?;
         }
         return Ok(reading);
     }
@@ -73,8 +73,8 @@ pub fn read(value: &[u8]) -> Result<Reading, PemError> {
 fn read_pem(text: &[u8], mut reading: Reading) -> Result<Reading, PemError> {
     let broken = |before: usize| PemError::Certificate { number: before + 1 };
     let blocks = pem::blocks(text).map_err(broken)?;
-    if blocks.is_empty() {
-        return Err(PemError::NotPem);
+    if !pem::is_pem(text) {
+        return Err(PemError::NoCertificate);
     }
     for block in blocks {
         let before = reading.number();

@@ -104,7 +104,7 @@ fn what_is_damaged_is_an_error_that_counts() {
         assert_eq!(read(text.as_bytes()).unwrap_err(), PemError::Certificate { number }, "{text}");
     }
     for bytes in ["hunter2".as_bytes(), b"0\x03\x02\x01", b"LS0tLS1CRUdJTi!", &ca()[..99], b"-----", b"\xff\xfe-\0"] {
-        assert_eq!(read(bytes).unwrap_err(), PemError::NotPem, "{bytes:?}");
+        assert_eq!(read(bytes).unwrap_err(), PemError::NoCertificate, "{bytes:?}");
     }
     for nothing in ["", " \n", "\u{feff}", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----"] {
         assert!(read(nothing.as_bytes()).is_ok_and(|reading| reading.certificates.is_empty()), "{nothing:?}");

@@ -208,12 +208,10 @@ async fn a_trust_namespace_gets_the_bundle_and_no_clone() {
         pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": SECRET}}]);
         create_pod(&cluster, namespace, &pod, true).await.unwrap();
         assert!(cluster.secret(namespace, SECRET).await.is_none(), "{namespace}");
-        // It is looked after as anywhere.
-        maps(&cluster, namespace).delete(TRUST, &DeleteParams::default()).await.unwrap();
-        trusts(&cluster, namespace, &[ca]).await;
     }
-    // What the watch has not shown is found later, and deleted after a delay.
-    tool.metric_is("gitlab_runner_webhook_trust_bundles{state=\"synced\"}", 2.0).await;
+    // It is looked after as anywhere.
+    maps(&cluster, "ci-jobs").delete(TRUST, &DeleteParams::default()).await.unwrap();
+    trusts(&cluster, "ci-jobs", &[ca]).await;
     let relabel = Patch::Merge(json!({"metadata": {"labels": {"ci": "no"}}}));
     cluster.namespaces().patch("ci-labelled", &PatchParams::default(), &relabel).await.unwrap();
     gone(&cluster, "ci-labelled").await;
