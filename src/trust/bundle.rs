@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::ByteString;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
-use super::{BundleFiles, Cas, LeftOut, java, subject_hash};
+use super::{BundleFiles, Cas, LeftOut, java, strict::is_for_java, subject_hash};
 use crate::{
     config::PublicRoots,
     names::{KEY_BUNDLE, KEY_CA, KEY_JAVA},
@@ -82,7 +82,10 @@ pub fn build(secret: Option<&BTreeMap<String, ByteString>>, roots: PublicRoots) 
     let mut java = BTreeMap::new();
     if !public.is_empty() {
         bundle.data.insert(KEY_BUNDLE.to_owned(), pem::written(all.iter().copied()));
-        java.insert(KEY_JAVA.to_owned(), ByteString(java::trust_store(all.iter().copied())));
+        java.insert(
+            KEY_JAVA.to_owned(),
+            ByteString(java::trust_store(all.iter().copied().filter(|der| is_for_java(der)))),
+        );
     }
     let with = |text: [BTreeMap<String, String>; 2], binary: &BTreeMap<String, ByteString>| {
         let mut bundle = bundle.clone();

@@ -3,6 +3,7 @@
 pub(super) const BOOLEAN: u8 = 1;
 pub(super) const INTEGER: u8 = 2;
 pub(super) const BIT_STRING: u8 = 3;
+pub(super) const OCTET_STRING: u8 = 4;
 pub(super) const NULL: u8 = 5;
 pub(super) const OBJECT_IDENTIFIER: u8 = 6;
 pub(super) const UTF8_STRING: u8 = 12;
@@ -51,6 +52,13 @@ impl<'a> Element<'a> {
         let (content, rest) = rest.split_at_checked(size)?;
         let encoding = der.get(..der.len() - rest.len())?;
         Some((Self { tag, content, encoding }, rest))
+    }
+
+    /// Whether its length is written with as few bytes as it takes.
+    pub(super) fn has_shortest_length(&self) -> bool {
+        let header = self.encoding.len() - self.content.len();
+        let digits = (usize::BITS - self.content.len().leading_zeros()).div_ceil(8);
+        header == if self.content.len() < 0x80 { 2 } else { 2 + digits as usize }
     }
 
     /// Its elements; `None` in place of the first that is malformed, and nothing after it.
