@@ -439,9 +439,9 @@ The webhook listens on https://{webhook}."
         ensure!(!refers_to_certs(&pod), "the job pod refers to Secret {CERTS}");
         self.console.note(&format!("{MOUNT_TRUST} and {MOUNT_JOB_CERTS}: the trust bundle"));
         for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_DIR", "GIT_SSL_CAPATH", "REQUESTS_CA_BUNDLE"] {
-            let is_this = |(variable, _): &(String, String)| variable == name;
-            let (_, value) = variables().into_iter().find(is_this).with_context(|| name.to_owned())?;
-            self.console.note(&format!("{name}={value}"));
+            let mut variables = containers(&pod, |_| true).flat_map(|container| container.env.iter().flatten());
+            let variable = variables.find(|variable| variable.name == name).with_context(|| name.to_owned())?;
+            self.console.note(&format!("{name}={}", variable.value.as_deref().unwrap_or_default()));
         }
         self.console.measured(
             "it is created with the trust bundle and no reference to that Secret",

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use x509_parser::{
-    asn1_rs::Tag,
+    asn1_rs::{Any, Tag},
     prelude::{FromDer as _, ParsedExtension, X509Certificate, X509Version},
 };
 
@@ -68,7 +68,7 @@ pub(super) fn flaw(der: &[u8]) -> Option<&'static str> {
     if certificate.signature_algorithm != certificate.tbs_certificate.signature {
         return Some("it names two signature algorithms");
     }
-    let parameters = certificate.signature_algorithm.parameters.as_ref().map(|any| any.tag());
+    let parameters = certificate.signature_algorithm.parameters.as_ref().map(Any::tag);
     if !matches!(parameters, None | Some(Tag::Null | Tag::Oid | Tag::Sequence)) {
         return Some("its signature algorithm has odd parameters");
     }

@@ -281,7 +281,7 @@ fn corpus() -> Vec<(&'static str, bool, Vec<u8>)> {
         parts.subject = sequence(&[attribute(identifier(&long), element(UTF8_STRING, b"x"))]);
     });
     add("two versions", OUT, &|parts| {
-        parts.version = element(0xa0, &[element(INTEGER, &[2]), element(NULL, &[])].concat())
+        parts.version = element(0xa0, &[element(INTEGER, &[2]), element(NULL, &[])].concat());
     });
     add("parameters that are a number", OUT, &|parts| {
         let with = sequence(&[identifier(SHA256_WITH_ECDSA), element(INTEGER, &[1])]);
