@@ -74,8 +74,9 @@ impl Decision {
         }
     }
 
-    /// The body of the answer to the request with this uid, about this object: `pod x`.
-    pub(crate) fn write(mut self, uid: &str, object: &str) -> Result<Vec<u8>, ReviewError> {
+    /// The body of the answer to the request with this uid, about an object of this kind and name: a `pod`, perhaps
+    /// without a name.
+    pub(crate) fn write(mut self, uid: &str, kind: &str, name: &str) -> Result<Vec<u8>, ReviewError> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Review<'a> {
@@ -111,8 +112,7 @@ impl Decision {
             patch_type: patch.as_ref().map(|_| "JSONPatch"),
             patch: patch.map(|patch| STANDARD.encode(patch)),
             status,
-            // They end in logs of whoever made the request, among those of other webhooks and about other objects.
-            warnings: self.warnings.iter().map(|warning| format!("{APP}: {object}: {warning}")).collect(),
+            warnings: self.warnings.iter().map(|warning| warning.about(kind, name)).collect(),
             audit_annotations: self.audit,
         };
         serde_json::to_vec(&Review { api_version: API_VERSION, kind: KIND, response }).map_err(|_| ReviewError::Answer)
@@ -126,6 +126,8 @@ pub(crate) struct Warning(String);
 impl Warning {
     /// The API server's documentation asks for at most 120 characters. It cuts after 256, of which the prefix takes some.
     const MAX: usize = 120;
+    /// How much of it a name may take.
+    const MAX_OF_NAME: usize = 100;
 
     /// Cuts what is too long.
     pub(crate) fn new(text: impl Into<String>) -> Self {
@@ -134,6 +136,12 @@ impl Warning {
             return Self(text);
         }
         Self(text.chars().take(Self::MAX - 1).chain(['…']).collect())
+    }
+
+    /// As it is sent: it ends in logs of whoever made the request, among those of other webhooks and about other objects.
+    fn about(&self, kind: &str, name: &str) -> String {
+        let name: String = name.chars().take(Self::MAX_OF_NAME).collect();
+        format!("{APP}: {}: {self}", format!("{kind} {name}").trim_end())
     }
 }
 
@@ -150,7 +158,7 @@ mod tests {
     use super::*;
 
     fn answer(decision: Decision) -> Value {
-        serde_json::from_slice(&decision.write("u1", "pod x").unwrap()).unwrap()
+        serde_json::from_slice(&decision.write("u1", "pod", "x").unwrap()).unwrap()
     }
 
     #[test]

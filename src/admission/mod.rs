@@ -135,15 +135,15 @@ impl Admission {
             let body = body?;
             let request = Request::read(&body)?;
             span.record("uid", &request.uid).record("namespace", logged(&request.namespace));
-            span.record("name", logged(request.display_name()));
+            let name = logged(request.display_name());
+            span.record("name", &name);
             let uid = request.uid.clone();
-            let object = told(webhook, request.display_name());
             let decision = self.decide(webhook, request, &body, deadline).await?;
             outcome = (decision.word(), decision.reason);
             if let Some(version) = decision.audit.get(AUDIT_SOURCE_VERSION) {
                 span.record("source_version", version);
             }
-            decision.write(&uid, &object)
+            decision.write(&uid, webhook.object(), &name)
         };
         let answer = answer.await;
         let _entered = span.enter();
@@ -223,12 +223,6 @@ impl Admission {
         self.metrics.admissions.get_or_create(&AdmissionLabels { webhook, decision, reason }).inc();
         self.metrics.admission_duration.get_or_create(&WebhookLabels { webhook }).observe(latency);
     }
-}
-
-/// The object of a review in a warning, of which the API server takes 256 characters.
-fn told(webhook: Webhook, name: &str) -> String {
-    let name: String = logged(name).chars().take(100).collect();
-    format!("{} {name}", webhook.object()).trim_end().to_owned()
 }
 
 /// A caller's word as the log has it: what a name cannot hold is escaped, and no more is kept than a name may have.
